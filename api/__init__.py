@@ -1,0 +1,1 @@
+"""The front door: REST, sockets and pages over the shared floor."""

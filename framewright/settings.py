@@ -1,0 +1,108 @@
+"""The only reader of the environment: `FRAMEWRIGHT_<NAME>`, checked once when a process starts."""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from framewright.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Settings that every process shares; each field's description is what `docs/operate.md` says of it."""
+
+    model_config = SettingsConfigDict(env_prefix="FRAMEWRIGHT_", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    database_url: SecretStr = Field(description="Postgres (14 or newer) as `postgresql://user:password@host:port/db`.")
+    redis_url: SecretStr = Field(description="Redis or Valkey (6.2 or newer) as `redis://host:port/0`.")
+    redis_prefix: str = Field("fw:", description="Prefix of every key and queue in Redis.")
+    s3_endpoint: str | None = Field(None, description="S3 endpoint as the services reach it; empty for AWS.")
+    s3_public_endpoint: str | None = Field(None, description="S3 endpoint as clients reach it, for presigned links.")
+    s3_region: str = Field("us-east-1", description="S3 region.")
+    s3_bucket: str = Field("framewright", description="Bucket of inputs and outputs; created when missing.")
+    s3_access_key: SecretStr | None = Field(None, description="S3 access key; empty uses the usual AWS chain.")
+    s3_secret_key: SecretStr | None = Field(None, description="S3 secret key.")
+    s3_multipart_mb: int = Field(
+        16, ge=5, le=512, description="Files larger than this go up in parts of this size (MiB)."
+    )
+    presign_s: int = Field(900, ge=30, le=900, description="Lifetime of a presigned download (s).")
+    public_url: str = Field("http://127.0.0.1:8000", description="Where clients reach the API; links start with it.")
+    key_pepper: SecretStr = Field(description="Secret that API keys are hashed with; changing it revokes every key.")
+    bootstrap_key: SecretStr | None = Field(
+        None,
+        description="An admin key (`fw_live_…`) that the API makes sure exists at start; make one with `framewright keys generate`.",
+    )
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Further origins, comma separated, whose pages may open sockets; the public URL's own origin always may.",
+    )
+    max_json_kb: int = Field(256, ge=16, le=8192, description="Largest JSON body (KiB).")
+    max_upload_mb: int = Field(2048, ge=1, description="Largest uploaded asset (MiB).")
+    max_pixels: int = Field(33_177_600, ge=1_000_000, description="Largest picture (pixels, width x height).")
+    max_queued: int = Field(100_000, ge=1, description="Open jobs over this answer 429 and make readiness fail.")
+    max_queued_per_tenant: int = Field(10_000, ge=1, description="Open jobs of one tenant over this answer 429.")
+    max_sockets: int = Field(5000, ge=1, description="Open sockets and event streams of one API process.")
+    idempotency_h: float = Field(24, gt=0, description="How long an Idempotency-Key is remembered (hours).")
+    asset_ttl_h: float = Field(24 * 30, gt=0, description="How long inputs and outputs are kept (hours).")
+    retention_gb: float | None = Field(
+        None, gt=0, description="Oldest outputs go when the bucket holds more (GB); empty keeps all."
+    )
+    event_ttl_h: float = Field(24 * 90, gt=0, description="How long events of ended jobs are kept (hours).")
+    lease_s: float = Field(30, ge=1, description="A worker that does not renew for this long has lost its step (s).")
+    renew_s: float = Field(
+        5, ge=0.1, description="How often a worker renews, and so hears of a cancel at the latest (s)."
+    )
+    stall_s: float = Field(120, ge=1, description="A step without progress for this long is taken away (s).")
+    idle_claim_s: float = Field(15, ge=0.2, description="A worker without a doorbell looks for work this often (s).")
+    cancel_grace_s: float = Field(10, ge=0, description="From telling a runner to stop until killing it (s).")
+    drain_grace_s: float = Field(
+        20, ge=0, description="How long a terminating worker lets its runner reach a boundary (s)."
+    )
+    upload_retry_s: float = Field(300, ge=0, description="How long one attempt retries S3 before it gives up (s).")
+    reconcile_s: float = Field(1, ge=0.05, description="Pause between two rounds of the reconciler (s).")
+    doorbell_s: float = Field(15, ge=0.2, description="A waiting step is rung for again after this (s).")
+    worker_ttl_s: float = Field(60, ge=2, description="A worker not heard of for this long counts as gone (s).")
+    scratch_dir: Path | None = Field(
+        None, description="Scratch space of running steps; empty is the system's temporary directory."
+    )
+    ffmpeg: Path | None = Field(None, description="The ffmpeg to run; empty is a newer system one or the wheel's.")
+    queues: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("cpu", "encode"), description="Queues a worker serves, comma separated: gpu, enhance, encode, encode.hw, cpu."
+    )
+    worker_name: str | None = Field(None, description="Stable name of a worker; empty makes one from host and process.")
+    test_engines: bool = Field(False, description="Serve the scripted engine; for tests only.")
+    log_format: Literal["text", "json"] = Field("text", description="Log lines as text or JSON.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least severe level that is logged."
+    )
+
+    @field_validator("queues", "allowed_origins", mode="before")
+    @classmethod
+    def _comma_separated(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+@lru_cache(maxsize=1)
+def settings() -> Settings:
+    """The settings of this process; a missing or wrong value is a `SettingsError` that names the variable."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        named = "; ".join(
+            f"FRAMEWRIGHT_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)
+        )
+        raise SettingsError(f"cannot start, fix the environment: {named}") from None
+
+
+def settings_or_exit() -> Settings:
+    """For a process's `main`: the settings, or one clear line on stderr and exit status 78 (EX_CONFIG)."""
+    try:
+        return settings()
+    except SettingsError as error:
+        sys.stderr.write(f"framewright: {error.detail}\n")
+        raise SystemExit(78) from None

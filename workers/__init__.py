@@ -1,0 +1,1 @@
+"""The back door: Celery doorbells, the supervisor, the runner and its engines."""

@@ -1,0 +1,1 @@
+"""Engines turn a `Run` into files and have heard of nothing else."""

@@ -1,0 +1,1 @@
+"""ffmpeg, picture decoding and the output gate."""
