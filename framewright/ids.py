@@ -1,4 +1,4 @@
-"""Public identifiers: UUIDv7 (RFC 9562, section 5.7) behind a type prefix, so that ids sort by time and say what they name."""
+"""Public identifiers: UUIDv7 (RFC 9562, 5.7) behind a type prefix; ids sort by time and say what they name."""
 
 from __future__ import annotations
 

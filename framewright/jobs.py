@@ -170,7 +170,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """One file an attempt wrote and uploaded. `meta` holds width, height, frames, fps ("30000/1001"), duration_s, codecs."""
+    """One uploaded file of an attempt. `meta`: width, height, frames, fps ("30000/1001"), duration_s, codecs."""
 
     name: str
     key: str
