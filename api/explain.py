@@ -1,0 +1,89 @@
+"""Why a job waits: one sentence, then what each step and each worker has to do with it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from api.views import View
+from framewright.jobs import Status, StepState
+from framewright.rows import JobRow, StepRow, WorkerRow
+
+
+class WorkerVerdict(View):
+    """Whether one worker could take a step, and why not."""
+
+    worker: str
+    able: bool
+    why: str
+
+
+class StepVerdict(View):
+    step: str
+    state: StepState
+    queue: str
+    waits_for: tuple[str, ...]
+    workers: tuple[WorkerVerdict, ...]
+
+
+class Explanation(View):
+    """`summary` is one sentence for a person; `code` is the machine's word for it."""
+
+    job: str
+    status: Status
+    code: str
+    summary: str
+    queue_position: int | None
+    steps: tuple[StepVerdict, ...]
+
+
+def explain(name: str, row: JobRow, workers: Sequence[WorkerRow]) -> Explanation:
+    code, summary = _summary(row)
+    done = {step.name for step in row.steps if step.state is StepState.SUCCEEDED}
+    return Explanation(
+        job=name,
+        status=row.status,
+        code=code,
+        summary=summary,
+        queue_position=row.queue_position,
+        steps=tuple(_step(step, done, workers) for step in row.steps),
+    )
+
+
+def _summary(row: JobRow) -> tuple[str, str]:
+    if row.ended:
+        return str(row.status), f"The job has ended: {row.status}."
+    if row.status is Status.RUNNING:
+        step = row.current
+        where = f"step {step.name} on {step.worker}" if step else "a step"
+        return "running", f"Running {where}, attempt {row.attempt}."
+    if row.status is Status.SCHEDULED and row.run_at:
+        return "scheduled", f"Starts at {row.run_at.isoformat()}, as was asked."
+    if row.blocked:
+        return row.blocked.code, row.blocked.message
+    if row.queue_position and row.queue_position > 1:
+        return "queued", f"Waits for a free worker; {row.queue_position - 1} steps go first."
+    return "queued", "Next in its queue; starts as soon as a worker is free."
+
+
+def _step(step: StepRow, done: set[str], workers: Sequence[WorkerRow]) -> StepVerdict:
+    waits = step.state in {StepState.READY, StepState.BLOCKED}
+    return StepVerdict(
+        step=step.name,
+        state=step.state,
+        queue=step.queue,
+        waits_for=tuple(name for name in step.needs if name not in done),
+        workers=tuple(_verdict(step, worker) for worker in workers) if waits else (),
+    )
+
+
+def _verdict(step: StepRow, worker: WorkerRow) -> WorkerVerdict:
+    able, why = True, "busy with another step" if worker.running else "free"
+    if not worker.alive:
+        able, why = False, "not heard of lately"
+    elif step.queue not in worker.queues:
+        able, why = False, f"does not serve the queue {step.queue}"
+    elif step.engine not in worker.engines:
+        able, why = False, f"does not have the engine {step.engine}"
+    elif worker.control != "run":
+        able, why = False, f"was told to {worker.control}"
+    return WorkerVerdict(worker=worker.id, able=able, why=why)

@@ -1,0 +1,172 @@
+"""The gate in front of every route: request ids, body caps before parsing, strict JSON, and one place for surprises.
+
+Pure ASGI. A JSON body is read and checked here once and left in the scope, so no route sees a body that it must fear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import strict
+from api.problems import Problems, problem, request_id, route_of
+from framewright.errors import BadRequest, BodyTooLarge, FramewrightError, UnsupportedMedia
+from framewright.ids import uuid7
+
+log = logging.getLogger("framewright.api")
+
+JSON = "framewright.json"
+_REQUEST_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BODYLESS = frozenset({"GET", "HEAD", "OPTIONS"})
+# A client that is still writing does not read: what it sends past the cap is thrown away up to here, then cut off.
+_DISCARD_BYTES = 256 * 2**20
+_DISCARD_S = 15.0
+
+
+class Gate:
+    """Checks what comes in, names the request, records how it ended."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        problems: Problems,
+        max_json: Callable[[], int],
+        raw_routes: frozenset[tuple[str, str]],
+        record: Callable[[str, str, int, float], None],
+    ) -> None:
+        """`max_json()` is in bytes and asked at each request; `raw_routes` (method, path) read their own body.
+
+        `record(method, route, status, seconds)` hears of every answer.
+        """
+        self._app = app
+        self._problems = problems
+        self._limit = max_json
+        self._raw_routes = raw_routes
+        self._record = record
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = dict(scope["headers"])
+        scope["framewright.request_id"] = _named(headers.get(b"x-request-id", b""))
+        answer = _Answer(scope, send)
+        started = time.perf_counter()
+        try:
+            _check_target(scope)
+            if scope["method"] not in _BODYLESS and (scope["method"], scope["path"]) not in self._raw_routes:
+                receive = await self._read_json(scope, headers, receive)
+            await self._app(scope, receive, answer.send)
+        except FramewrightError as error:
+            if answer.status is None:
+                await self._problems.answer(error, scope)(scope, receive, answer.send)
+        except ClientDisconnect:
+            log.debug("request %s: the client left", request_id(scope))
+        except Exception:
+            log.exception("request %s failed", request_id(scope))
+            if answer.status is not None:
+                raise
+            failure = problem(
+                500, "internal_error", "something went wrong here; the request id names it in the log", scope
+            )
+            await failure(scope, receive, answer.send)
+        finally:
+            took_s = time.perf_counter() - started
+            self._record(scope["method"], route_of(scope) or "unmatched", answer.status or 499, took_s)
+        return None
+
+    async def _read_json(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Receive:
+        limit = self._limit()
+        declared = headers.get(b"content-length", b"")
+        if declared.isdigit() and int(declared[:20]) > limit:
+            if headers.get(b"expect", b"").lower() != b"100-continue":
+                await _discard(receive)
+            raise _too_large(limit)
+        body = bytearray()
+        more = True
+        while more:
+            message = await receive()
+            if message["type"] != "http.request":
+                raise BadRequest("the request ended before its body did")
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > limit:
+                await _discard(receive, more=more)
+                raise _too_large(limit)
+        if body:
+            _check_type(headers)
+            scope[JSON] = strict.loads(bytes(body))
+        return _replay(bytes(body), receive)
+
+
+def _too_large(limit: int) -> BodyTooLarge:
+    return BodyTooLarge(f"a JSON body may be {limit // 1024} KiB at most")
+
+
+class _Answer:
+    """Sends on, adds the headers every answer has, and remembers the status."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope = scope
+        self._send = send
+        self.status: int | None = None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = request_id(self._scope)
+            headers["X-Content-Type-Options"] = "nosniff"
+            headers.setdefault("Cache-Control", "no-store")
+        await self._send(message)
+
+
+def _named(given: bytes) -> str:
+    text = given.decode("latin-1")
+    return text if _REQUEST_ID.fullmatch(text) else f"req_{uuid7().hex}"
+
+
+def _check_target(scope: Scope) -> None:
+    if "\x00" in scope["path"] or b"%00" in scope["query_string"] or b"\x00" in scope["query_string"]:
+        raise BadRequest("the path or the query holds NUL")
+
+
+def _check_type(headers: dict[bytes, bytes]) -> None:
+    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+    if not (kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))):
+        raise UnsupportedMedia("send this body as application/json")
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMedia("send this body without a content encoding")
+
+
+async def _discard(receive: Receive, *, more: bool = True) -> None:
+    left = _DISCARD_BYTES
+    try:
+        async with asyncio.timeout(_DISCARD_S):
+            while more and left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
+    except TimeoutError:
+        return
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def replayed() -> dict[str, Any]:
+        nonlocal sent
+        if sent:
+            return dict(await receive())
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replayed

@@ -1,0 +1,147 @@
+"""What one API process is made of, put together once at start and handed to endpoints."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
+
+from api import views
+from api.auth import Keyring
+from api.hub import EventHub
+from api.metrics import Metrics
+from api.views import Views
+from framewright import keys, store
+from framewright.database import Database
+from framewright.dispatch import Ringer
+from framewright.errors import FramewrightError
+from framewright.events import Live
+from framewright.rows import JobRow, WorkerRow
+from framewright.settings import Settings
+from framewright.storage import Storage
+
+log = logging.getLogger("framewright.api")
+
+DEFAULT_TENANT = "default"
+# With libpq's two seconds to connect this keeps "the database is away" within three, even when it is frozen.
+STATEMENT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The parts. Nothing in here is state that another API process would miss."""
+
+    settings: Settings
+    db: Database
+    storage: Storage
+    ringer: Ringer
+    live: Live
+    keyring: Keyring
+    hub: EventHub
+    views: Views
+    metrics: Metrics
+    ingestion: ThreadPoolExecutor
+    prepared: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def fleet(self, role: str = "worker") -> list[WorkerRow]:
+        """Those who said they are there lately: workers, or with `reconciler` the ones that keep order."""
+        return [row for row in store.list_workers(self.db) if row.capabilities.get("role", "worker") == role]
+
+    def announce(self, job: JobRow, queues: Sequence[str] = ()) -> None:
+        """Tells the rest of the system after a commit; it only enqueues, so it cannot fail or wait."""
+        for queue in queues:
+            self.ringer.ring(queue, 1)
+        self.live.poke(job.id, job.tenant_id, job.event_seq)
+
+    def hint(self, job_id: UUID) -> None:
+        """Tells workers to look at a running job now."""
+        self.live.hint(job_id)
+
+    def prepare(self) -> None:
+        """Makes sure that tenant, bootstrap key and bucket exist; tries until they do or the process ends."""
+        self._until_done(self._bootstrap)
+        self.prepared.set()
+        self._until_done(self.storage.ensure_bucket)
+
+    def _until_done(self, step: Callable[[], None]) -> None:
+        warned = False
+        while not self.closing.is_set():
+            try:
+                return step()
+            except FramewrightError as error:
+                log.log(logging.DEBUG if warned else logging.WARNING, "not prepared yet: %s", error.detail)
+                warned = True
+                self.closing.wait(1.0)
+            except Exception:
+                log.exception("a part cannot be prepared")
+                self.closing.wait(5.0)
+        return None
+
+    def _bootstrap(self) -> None:
+        store.ensure_tenant(self.db, DEFAULT_TENANT)
+        given = self.settings.bootstrap_key
+        if given is None:
+            return
+        parsed = keys.parse(given.get_secret_value())
+        digest = keys.digest(self.settings.key_pepper.get_secret_value(), parsed.secret)
+        if store.find_key(self.db, parsed.id) is None:
+            store.insert_key(self.db, parsed.id, DEFAULT_TENANT, "bootstrap", digest, keys.ADMIN_SCOPES)
+
+    async def close(self) -> None:
+        self.closing.set()
+        await self.hub.close()
+        self.ingestion.shutdown(wait=False, cancel_futures=True)
+        self.ringer.close()
+        self.live.close()
+        self.storage.close()
+        self.db.close()
+
+
+def build(settings: Settings, metrics: Metrics) -> Parts:
+    """The parts of this process. Connects to nothing yet: whatever is away is said by the request that needs it."""
+    db = Database(
+        settings.database_url.get_secret_value(),
+        application="framewright-api",
+        pool_size=8,
+        max_overflow=8,
+        statement_s=STATEMENT_S,
+    )
+    boards: dict[str, Callable[[], Any]] = {
+        "queue": lambda: [views.queue(row).model_dump(mode="json") for row in store.queues(db)],
+        "workers": lambda: [views.worker(row).model_dump(mode="json") for row in made.fleet()],
+    }
+    made = Parts(
+        settings=settings,
+        db=db,
+        storage=Storage(settings),
+        ringer=Ringer(settings),
+        live=Live(settings),
+        keyring=Keyring(db, settings.key_pepper.get_secret_value()),
+        hub=EventHub(settings, db, boards),
+        views=Views(settings.public_url),
+        metrics=metrics,
+        # Few, and not the threads of requests: looking at an upload takes a process and seconds.
+        ingestion=ThreadPoolExecutor(4, "ingest"),
+    )
+    return made
+
+
+def parts_of(connection: HTTPConnection) -> Parts:
+    """The parts of the process that serves this request or socket."""
+    parts: Parts = connection.app.state.parts
+    return parts
+
+
+async def _parts(request: Request) -> Parts:
+    return parts_of(request)
+
+
+P = Annotated[Parts, Depends(_parts)]

@@ -1,0 +1,170 @@
+"""From what was asked to what a model really makes: size and frames by the row's rules, every change told. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import floor
+from typing import Any
+
+from framewright.catalogue.row import ModelRow
+from framewright.params import decimal, parse_size
+
+Pixels = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Adjusted:
+    """One value that is not as asked: `field` is a JSON pointer into the request, `why` a sentence."""
+
+    field: str
+    asked: Any
+    used: Any
+    why: str
+
+    def below(self, at: str) -> Adjusted:
+        return replace(self, field=at + self.field)
+
+    def as_json(self) -> dict[str, Any]:
+        return {"field": self.field, "asked": self.asked, "used": self.used, "why": self.why}
+
+
+@dataclass(frozen=True, slots=True)
+class Shaped:
+    """Params as stored (`size`, `fps` and `frames` are final) and the work in pixels x frames."""
+
+    params: dict[str, Any]
+    adjusted: tuple[Adjusted, ...]
+    work: int
+
+
+class Refused(Exception):
+    """What was asked cannot be made; `pointer` is relative to the step."""
+
+    def __init__(self, pointer: str, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.pointer, self.code, self.detail = pointer, code, detail
+
+
+def shape(row: ModelRow, params: Mapping[str, Any], pictures: Sequence[Pixels]) -> Shaped:
+    """Final params of one step by the row's rules; `pictures` are the sizes of its image inputs, in order."""
+    out = dict(params)
+    told: list[Adjusted] = []
+    for name, why in row.not_yet.items():
+        if out.pop(name, None) is not None:
+            told.append(Adjusted(f"/params/{name}", params[name], None, why))
+    width, height = _size(row, out, pictures, told)
+    frames = _frames(row, out, pictures, told)
+    work = width * height * frames
+    if work > row.max_pixel_frames:
+        where = {"seconds": "/params/seconds", "images": "/input/images", "params": "/params/frames"}
+        most = f"{row.max_pixel_frames / 1e9:g}"
+        raise Refused(
+            where[row.frames.source],
+            "too_much_work",
+            f"width x height x frames is more than the {most} gigapixels that {row.name} makes in one job; "
+            "ask for fewer frames or a smaller size",
+        )
+    out |= {"size": f"{width}x{height}", "frames": frames}
+    return Shaped({name: value for name, value in out.items() if value is not None}, tuple(told), work)
+
+
+def _size(row: ModelRow, out: dict[str, Any], pictures: Sequence[Pixels], told: list[Adjusted]) -> Pixels:
+    asked = out.get("size")
+    if asked is not None:
+        return _asked_size(row, out, parse_size(asked), pictures, told)
+    if not pictures:
+        raise Refused("/params/size", "missing", "say the size, because no picture tells it")
+    if row.size.source == "images":
+        return _size_of_images(row, out, pictures, told)
+    return _size_of_picture(row, pictures[0], told)
+
+
+def _asked_size(
+    row: ModelRow, out: dict[str, Any], asked: Pixels, pictures: Sequence[Pixels], told: list[Adjusted]
+) -> Pixels:
+    rule = row.size
+    if not all(rule.least <= side <= rule.most for side in asked):
+        raise Refused("/params/size", "out_of_range", f"sides of {row.name} go from {rule.least} to {rule.most} pixels")
+    used = (rule.up(asked[0]), rule.up(asked[1]))
+    if used != asked:
+        why = f"sides must be multiples of {rule.multiple}; the next larger size is used"
+        told.append(Adjusted("/params/size", _text(asked), _text(used), why))
+    if rule.source == "images" and out.get("fit") is None:
+        if any(picture not in (asked, used) for picture in pictures):
+            index = next(i for i, picture in enumerate(pictures) if picture not in (asked, used))
+            raise Refused(
+                f"/input/images/{index}",
+                "size_mismatch",
+                "this image has another size than the clip; say with params.fit how it goes in",
+            )
+        out["fit"] = "pad"
+    return used
+
+
+def _size_of_images(row: ModelRow, out: dict[str, Any], pictures: Sequence[Pixels], told: list[Adjusted]) -> Pixels:
+    rule, first = row.size, pictures[0]
+    if out.get("fit") is None:
+        for index, picture in enumerate(pictures):
+            if picture != first:
+                raise Refused(
+                    f"/input/images/{index}",
+                    "size_mismatch",
+                    "this image has another size than the first; say with params.fit how it goes in",
+                )
+        out["fit"] = "pad"
+    used = (rule.up(first[0]), rule.up(first[1]))
+    if not all(rule.least <= side <= rule.most for side in used):
+        raise Refused(
+            "/input/images/0",
+            "out_of_range",
+            f"sides of {row.name} go from {rule.least} to {rule.most} pixels; say params.size and params.fit",
+        )
+    if used != first:
+        how = {"pad": "padded", "crop": "scaled and cropped", "stretch": "scaled"}[out["fit"]]
+        why = f"video needs sides that are multiples of {rule.multiple}; the images are {how} to the next larger size"
+        told.append(Adjusted("/params/size", _text(first), _text(used), why))
+    return used
+
+
+def _size_of_picture(row: ModelRow, picture: Pixels, told: list[Adjusted]) -> Pixels:
+    """The picture's own shape, no larger than the rule's long edge."""
+    rule = row.size
+    scale = Fraction(1)
+    if rule.long_edge is not None and max(picture) > rule.long_edge:
+        scale = Fraction(rule.long_edge, max(picture))
+    wanted = (picture[0] * scale, picture[1] * scale)
+    used = (rule.nearest(wanted[0]), rule.nearest(wanted[1]))
+    if used != picture:
+        reasons = []
+        if scale != 1:
+            reasons.append(f"without params.size the long edge is at most {rule.long_edge} pixels")
+        if min(wanted) < rule.least:
+            reasons.append(f"no side may be shorter than {rule.least} pixels")
+        reasons.append(f"sides are multiples of {rule.multiple}")
+        told.append(Adjusted("/params/size", _text(picture), _text(used), "; ".join(reasons)))
+    return used
+
+
+def _frames(row: ModelRow, out: dict[str, Any], pictures: Sequence[Pixels], told: list[Adjusted]) -> int:
+    if row.frames.source == "images":
+        return len(pictures)
+    if row.frames.source == "params":
+        return int(out["frames"])
+    rate, asked = Fraction(out["fps"]), out["seconds"]
+    exact = decimal(asked) * rate
+    frames = max(1, floor(exact + Fraction(1, 2)))
+    if frames > row.frames.most:
+        raise Refused(
+            "/params/seconds", "out_of_range", f"{row.name} makes at most {row.frames.most} frames in one job"
+        )
+    if exact != frames:
+        out["seconds"] = round(float(frames / rate), 6)
+        why = f"seconds x fps is not a whole number of frames; the nearest is {frames}"
+        told.append(Adjusted("/params/seconds", asked, out["seconds"], why))
+    return frames
+
+
+def _text(size: Pixels) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,79 @@
+"""What an uploaded file really is: a child process with hard limits looks at it, this one only at its first bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from framewright.errors import UnsupportedMedia
+
+PATIENCE_S = 30.0
+_HEAD = 32
+_NOT_MEDIA = "this is not a picture (PNG, JPEG, WebP) or clip (MP4, MOV, MKV, WebM) that this service reads"
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What a file holds. Sizes in pixels as shown (EXIF applied); `fps` is an exact rational such as "30000/1001"."""
+
+    kind: Literal["image", "video"]
+    content_type: str
+    width: int
+    height: int
+    frames: int
+    fps: str | None = None
+    duration_s: float | None = None
+
+
+def probe_file(path: Path, *, max_pixels: int) -> Probed:
+    """Decode enough of the file to know what it is: all of a picture, the header and a frame of a clip.
+
+    The content decides, never the name. `UnsupportedMedia` says what is wrong; so does a file that needs more memory
+    or time than the child may use. Takes about 0.1 s for a small picture. `OSError` when the file cannot be read.
+    """
+    with path.open("rb", buffering=0) as file:  # unbuffered, so that the child finds it where we left it
+        family = sniff(file.read(_HEAD))
+        if family is None:
+            raise UnsupportedMedia(_NOT_MEDIA)
+        file.seek(0)
+        # The open file is all that the child gets: it has no path, and after its imports it can open nothing.
+        command = [sys.executable, "-P", "-m", "framewright.probe_child", family, str(max_pixels)]
+        try:
+            done = subprocess.run(
+                command, stdin=file, capture_output=True, timeout=PATIENCE_S, check=False, env=_environment()
+            )
+        except subprocess.TimeoutExpired:
+            raise UnsupportedMedia("the file takes too long to decode") from None
+    return _verdict(done.stdout)
+
+
+def sniff(head: bytes) -> str | None:
+    """`image`, `mp4` or `matroska` by the first 32 bytes; None for everything else, playlists and web pages too."""
+    if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return "image"
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        return "mp4"
+    return "matroska" if head.startswith(b"\x1a\x45\xdf\xa3") else None
+
+
+def _verdict(said: bytes) -> Probed:
+    try:
+        facts = json.loads(said)
+    except ValueError:
+        # It was killed by a limit, or by what it read.
+        raise UnsupportedMedia("the file needs more memory or time to decode than is allowed") from None
+    if "refused" in facts:
+        raise UnsupportedMedia(facts["refused"])
+    return Probed(**facts)
+
+
+def _environment() -> dict[str, str]:
+    """Only what Python itself needs to find this package; no setting and no secret of ours."""
+    package_root = str(Path(__file__).parent.parent)
+    kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
+    return {**kept, "PYTHONPATH": package_root, "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}

@@ -1,0 +1,151 @@
+"""The child of `framewright.probe`: looks at the file on its stdin, prints what it is as JSON, and can do nothing else.
+
+Once its decoders are imported it may use 1.5 GB of address space and 20 s of CPU, write no file, and open no further
+descriptor, be it a file or a socket. So a decoder that is taken over by what it reads has nothing to reach.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import sys
+from fractions import Fraction
+from typing import IO, TYPE_CHECKING, Any
+
+from framewright.errors import UnsupportedMedia
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.video.stream import VideoStream
+
+MEMORY = 1_500_000_000
+CPU_S = 20
+MAX_STREAMS = 16
+MAX_DURATION_S = 4 * 3600
+MAX_PIXEL_FRAMES = 1_000_000_000_000  # two hours of 1080p at 60 frames/s
+MAX_FPS = 1000
+
+
+def main() -> None:
+    family, max_pixels = sys.argv[1], int(sys.argv[2])
+    look = _load_image() if family == "image" else _load_video(family)
+    _lock()
+    try:
+        facts = look(sys.stdin.buffer, max_pixels)
+    except UnsupportedMedia as error:
+        facts = {"refused": error.detail}
+    except MemoryError:
+        facts = {"refused": "the file needs more memory to decode than is allowed"}
+    sys.stdout.write(json.dumps(facts))
+
+
+def _lock() -> None:
+    limits = {
+        resource.RLIMIT_AS: MEMORY,
+        resource.RLIMIT_CPU: CPU_S,
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_NOFILE: 3,
+    }
+    for kind, value in limits.items():
+        try:
+            resource.setrlimit(kind, (value, value))
+        except (ValueError, OSError):
+            if kind is not resource.RLIMIT_AS:  # macOS refuses some address-space limits
+                raise
+
+
+def _load_image() -> Any:
+    from framewright import stills
+
+    def look(file: IO[bytes], max_pixels: int) -> dict[str, Any]:
+        image = stills.open_still(file, max_pixels=max_pixels)
+        content_type = stills.FORMATS[image.format or ""]
+        stills.load_pixels(image)
+        width, height = stills.shown_size(image)
+        return {"kind": "image", "content_type": content_type, "width": width, "height": height, "frames": 1}
+
+    return look
+
+
+def _load_video(family: str) -> Any:
+    import av
+    import av.error
+    import av.subtitles.codeccontext  # av would import these when it meets its first stream, behind the lock
+    import av.subtitles.stream
+
+    # Naming the demuxer keeps ffmpeg from guessing: a playlist with a clip's first bytes stays a broken clip.
+    demuxer = {"mp4": "mov", "matroska": "matroska"}[family]
+
+    def look(file: IO[bytes], max_pixels: int) -> dict[str, Any]:
+        try:
+            with av.open(file, "r", format=demuxer, metadata_errors="replace") as container:
+                return _clip(container, family, max_pixels)
+        except (av.error.FFmpegError, EOFError, ArithmeticError, AttributeError, ValueError):
+            raise UnsupportedMedia("the clip is damaged or was cut short") from None
+
+    return look
+
+
+def _clip(container: InputContainer, family: str, max_pixels: int) -> dict[str, Any]:
+    if len(container.streams) > MAX_STREAMS:
+        raise UnsupportedMedia(f"the clip has more than {MAX_STREAMS} streams")
+    if not container.streams.video:
+        raise UnsupportedMedia("the clip has no pictures")
+    stream = container.streams.video[0]
+    width, height = stream.width, stream.height
+    if width < 1 or height < 1:
+        raise UnsupportedMedia("the clip has no pictures")
+    if width * height > max_pixels:
+        raise UnsupportedMedia(f"the clip is too large: {width}x{height} is more than {max_pixels} pixels")
+    stream.thread_count = 1
+    if next(container.decode(stream), None) is None:
+        raise UnsupportedMedia("no picture of the clip can be decoded")
+    frames, seconds, fps = _length(container, stream)
+    if fps > 0 and abs(seconds - frames / fps) < 1 / fps:
+        seconds = float(frames / fps)  # Matroska rounds to milliseconds
+    if not 0 < fps <= MAX_FPS or seconds > MAX_DURATION_S or width * height * frames > MAX_PIXEL_FRAMES:
+        raise UnsupportedMedia("the clip is too long, or has an impossible frame rate")
+    return {
+        "kind": "video",
+        "content_type": _content_type(container, family),
+        "width": width,
+        "height": height,
+        "frames": frames,
+        "fps": f"{fps.numerator}/{fps.denominator}",
+        "duration_s": round(seconds, 6),
+    }
+
+
+def _length(container: InputContainer, stream: VideoStream) -> tuple[int, float, Fraction]:
+    """Frames, seconds and frames a second. Fragmented files say none of it up front, so their packets are counted."""
+    fps = stream.average_rate or stream.base_rate or Fraction(0)
+    frames = stream.frames
+    base = stream.time_base or Fraction(1, 90_000)
+    if frames > 0 and stream.duration:
+        return frames, float(stream.duration * base), fps
+    container.seek(0)
+    begin, end, frames = sys.maxsize, 0, 0
+    for packet in container.demux(stream):
+        if packet.size and packet.pts is not None:
+            frames += 1
+            begin = min(begin, packet.pts)
+            end = max(end, packet.pts + (packet.duration or 0))
+    seconds = float((end - begin) * base)
+    if not math.isfinite(seconds) or frames == 0:
+        raise UnsupportedMedia("the clip has no pictures")
+    if fps == 0 and seconds > 0:
+        fps = (frames / Fraction((end - begin) * base)).limit_denominator(1001)
+    return frames, seconds or float(frames / fps), fps
+
+
+def _content_type(container: InputContainer, family: str) -> str:
+    if family == "mp4":
+        return "video/quicktime" if container.metadata.get("major_brand", "").strip() == "qt" else "video/mp4"
+    codecs = {stream.codec_context.name for stream in container.streams.video}
+    return "video/webm" if codecs <= {"vp8", "vp9", "av1"} else "video/x-matroska"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""What the janitor asks: which files, prefixes and rows have had their time. Every answer is bounded and repeatable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from uuid import UUID
+
+from framewright.database import Database
+from framewright.rows import AssetRow, DeadPrefix, Purged, UploadRow
+from framewright.store.assets import ASSET_COLUMNS, UPLOAD_COLUMNS
+
+GRACE_S = 3600.0  # an asset that was just found usable can still become an input of a job
+AGAIN_S = 600.0  # a janitor that died between marking and deleting is made good after this
+
+
+def expire_assets(db: Database, *, limit: int = 500) -> list[AssetRow]:
+    """Mark what is past its expiry, and no open job reads, as removed; delete the objects, then `mark_purged`."""
+    with db.connect() as connection:
+        rows = connection.execute(
+            f"""WITH due AS (
+                    SELECT a.id FROM assets a
+                    WHERE a.purged_at IS NULL AND (a.removed_at IS NULL OR a.removed_at < clock_timestamp() - %(again)s)
+                      AND a.expires_at < clock_timestamp()
+                          - CASE WHEN a.deleted_at IS NULL AND a.origin = 'upload' THEN %(grace)s ELSE interval '0' END
+                      AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.tenant_id = a.tenant_id AND j.finished_at IS NULL
+                                      AND a.id = ANY (j.assets))
+                    ORDER BY a.expires_at LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED)
+                UPDATE assets SET removed_at = clock_timestamp() FROM due WHERE assets.id = due.id
+                RETURNING {ASSET_COLUMNS.replace("id, tenant_id", "assets.id, tenant_id", 1)}""",  # noqa: S608
+            {"again": _seconds(AGAIN_S), "grace": _seconds(GRACE_S), "limit": limit},
+        )
+        return [AssetRow(*row) for row in rows]
+
+
+def mark_purged(db: Database, asset_ids: Iterable[UUID]) -> None:
+    """The objects of these assets are gone."""
+    with db.connect() as connection:
+        connection.execute(
+            "UPDATE assets SET purged_at = clock_timestamp() WHERE id = ANY(%s) AND removed_at IS NOT NULL",
+            (list(asset_ids),),
+        )
+
+
+def trim_outputs(db: Database, max_bytes: int, *, limit: int = 500) -> int:
+    """Let the oldest outputs expire until the rest of all assets fits; answers how many (at most `limit`)."""
+    with db.connect() as connection:
+        return connection.execute(
+            """WITH held AS (SELECT coalesce(sum(size), 0) AS bytes FROM assets
+                             WHERE removed_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())),
+                    oldest AS (
+                        SELECT id, sum(size) OVER (ORDER BY created_at, id) - size AS freed FROM assets
+                        WHERE origin = 'output' AND removed_at IS NULL AND expires_at > clock_timestamp()
+                          AND NOT EXISTS (SELECT 1 FROM jobs j WHERE j.tenant_id = assets.tenant_id
+                                          AND j.finished_at IS NULL
+                                          AND (assets.id = ANY (j.assets) OR j.id = assets.job_id))
+                        ORDER BY created_at, id LIMIT %s)
+               UPDATE assets SET expires_at = clock_timestamp() FROM oldest, held
+               WHERE assets.id = oldest.id AND held.bytes - oldest.freed > %s""",
+            (limit, max_bytes),
+        ).rowcount
+
+
+def dead_prefixes(db: Database, *, limit: int = 500) -> list[DeadPrefix]:
+    """Attempts that ended without success and are due for a sweep of what they uploaded; then `mark_swept`."""
+    with db.connect() as connection:
+        rows = connection.execute(
+            """SELECT a.tenant_id, a.job_id, a.step_id, s.name, a.fence FROM attempts a JOIN steps s ON s.id = a.step_id
+               WHERE a.sweep_at <= clock_timestamp() ORDER BY a.sweep_at LIMIT %s""",
+            (limit,),
+        )
+        return [DeadPrefix(*row) for row in rows]
+
+
+def mark_swept(db: Database, fences: Iterable[UUID]) -> None:
+    """Those prefixes are empty. Each comes once more a day after its attempt ended: a frozen worker may wake late."""
+    with db.connect() as connection:
+        connection.execute(
+            """UPDATE attempts SET sweep_at = CASE WHEN sweep_at < ended_at + interval '1 day'
+                                                   THEN ended_at + interval '1 day' END
+               WHERE fence = ANY(%s)""",
+            (list(fences),),
+        )
+
+
+def expire_uploads(db: Database, *, limit: int = 500) -> list[UploadRow]:
+    """Uploads that nobody completed, now removed; delete what was put under their keys."""
+    with db.connect() as connection:
+        rows = connection.execute(
+            f"""UPDATE uploads SET removed_at = clock_timestamp() WHERE id IN (
+                    SELECT id FROM uploads WHERE completed_at IS NULL AND removed_at IS NULL
+                      AND expires_at < clock_timestamp() - %s
+                    ORDER BY expires_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+                RETURNING {UPLOAD_COLUMNS}""",  # noqa: S608
+            (_seconds(GRACE_S), limit),
+        )
+        return [UploadRow(*row) for row in rows]
+
+
+def purge(db: Database, *, event_ttl_h: float, worker_ttl_s: float, limit: int = 1000) -> Purged:
+    """Remove expired idempotency records and tickets, events of jobs that ended long ago, and workers long gone."""
+    with db.connect() as connection:
+        keys = connection.execute(
+            """DELETE FROM idempotency WHERE (tenant_id, route, key_sha256) IN (
+                   SELECT tenant_id, route, key_sha256 FROM idempotency
+                   WHERE expires_at < clock_timestamp() LIMIT %s)""",
+            (limit,),
+        ).rowcount
+        tickets = connection.execute("DELETE FROM ws_tickets WHERE expires_at < clock_timestamp()").rowcount
+        events = connection.execute(
+            """WITH old AS (
+                   SELECT id FROM jobs WHERE finished_at < clock_timestamp() - %s AND pruned_at IS NULL
+                   ORDER BY finished_at LIMIT %s FOR NO KEY UPDATE SKIP LOCKED),
+               marked AS (UPDATE jobs SET pruned_at = clock_timestamp() FROM old WHERE jobs.id = old.id)
+               DELETE FROM events USING old WHERE events.job_id = old.id""",
+            (_seconds(event_ttl_h * 3600), limit),
+        ).rowcount
+        workers = connection.execute(
+            """DELETE FROM workers
+               WHERE seen_at < clock_timestamp() - %s AND alive_until < clock_timestamp()""",
+            (_seconds(worker_ttl_s),),
+        ).rowcount
+    return Purged(keys, tickets, events, workers)
+
+
+def _seconds(value: float) -> timedelta:
+    return timedelta(seconds=value)

@@ -1,0 +1,244 @@
+"""Whatever is sent: a typed 4xx of at most 8 kB that names the field and repeats nothing; never a 5xx."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import httpx
+import pytest
+from service import Api, animate, png, upload
+
+SECRET = "do-not-repeat-me"
+
+
+def refused(answer: httpx.Response, status: int, *pointers: str, code: str | None = None) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert len(answer.content) <= 8192
+    assert SECRET not in answer.text
+    problem: dict[str, Any] = answer.json()
+    assert problem["status"] == status
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert tuple(error["pointer"] for error in problem["errors"])[: len(pointers)] == pointers
+    if code:
+        assert code in {problem["code"], *(error["code"] for error in problem["errors"])}
+    return problem
+
+
+def raw(client: httpx.Client, body: bytes, **headers: str) -> httpx.Response:
+    return client.post("/api/v1/jobs", content=body, headers={"Content-Type": "application/json", **headers})
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "pointer", "code"),
+    [
+        (b'{"kind":"animate","params":{"seconds":NaN}}', 422, "/params/seconds", "not_finite"),
+        (b'{"kind":"animate","params":{"seconds":-Infinity}}', 422, "/params/seconds", "not_finite"),
+        (b'{"kind":"animate","params":{"seconds":1e999}}', 422, "/params/seconds", "not_finite"),
+        (b'{"kind":"animate","params":{"seed":1180591620717411303424}}', 422, "/params/seed", "out_of_range"),
+        (b'{"kind":"animate","params":{"seed":' + b"9" * 6000 + b"}}", 422, "/params/seed", "out_of_range"),
+        (b'{"kind":"anim\\u0000ate"}', 422, "/kind", "bad_text"),
+        (b'{"kind":"animate","metadata":{"a":"\\ud800do-not-repeat-me"}}', 422, "/metadata/a", "bad_text"),
+        (b'{"kind":"animate","metadata":{"\\udfff":"a"}}', 422, "/metadata/?", "bad_text"),
+        (b'{"kind":"animate","params":{"fps":1,"fps":2}}', 422, "/params/fps", "duplicate_key"),
+        (b'{"kind":' + b"[" * 100_000, 422, "", "too_deep"),
+        (b'{"kind":' + b"[" * 40 + b"]" * 40 + b"}", 422, "/kind" + "/0" * 31, "too_deep"),
+        (b'{"kind":' + b'{"a":' * 2000 + b"1" + b"}" * 2001, 422, None, "too_deep"),
+    ],
+)
+def test_json_that_a_database_would_choke_on_is_refused_where_it_stands(
+    client: httpx.Client, body: bytes, status: int, pointer: str | None, code: str
+) -> None:
+    refused(raw(client, body), status, *([] if pointer is None else [pointer]), code=code)
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"nonsense", b'{"kind": animate}', b'{"kind":"a\x00"}', b'{"kind":"\xff"}', b"\xef\xbb\xbf{}"]
+)
+def test_what_is_no_json_is_refused(client: httpx.Client, body: bytes) -> None:
+    answer = raw(client, body)
+    assert answer.status_code in {400, 422}
+    refused(answer, answer.status_code)
+
+
+@pytest.mark.parametrize("document", [[], "text", 5, None, True, [1, 2]])
+def test_a_body_that_is_no_object_is_refused(client: httpx.Client, document: Any) -> None:
+    refused(raw(client, json.dumps(document).encode()), 422)
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer", "code"),
+    [
+        ({"kind": 5}, "/kind", "wrong_type"),
+        ({"kind": SECRET}, "/kind", "unknown_kind"),
+        ({"kind": "generate"}, "/kind", "unsupported_kind"),
+        ({"model": SECRET}, "/model", "unknown_model"),
+        ({"priority": "high"}, "/priority", "wrong_type"),
+        ({"priority": 1.5}, "/priority", "wrong_type"),
+        ({"priority": True}, "/priority", "wrong_type"),
+        ({"priority": 101}, "/priority", "out_of_range"),
+        ({"params": []}, "/params", "wrong_type"),
+        ({"params": {"fps": SECRET}}, "/params/fps", None),
+        ({"params": {"seconds": 0}}, "/params/seconds", "out_of_range"),
+        ({"params": {"size": "1280x"}}, "/params/size", "wrong_format"),
+        ({"params": {"move": SECRET}}, "/params/move", "not_one_of"),
+        ({"params": {SECRET[:5]: 1}}, f"/params/{SECRET[:5]}", "unknown_field"),
+        ({"bogus": 1}, "/bogus", "unknown_field"),
+        ({"input": {}}, "/input/image", "missing"),
+        ({"input": {"image": 5}}, "/input/image", "wrong_type"),
+        ({"input": {"video": "asset_" + "0" * 32}}, "/input/video", None),
+        ({"run_at": "tomorrow"}, "/run_at", "wrong_format"),
+        ({"run_at": 1}, "/run_at", None),
+        ({"metadata": {"a": 1}}, "/metadata/a", "wrong_type"),
+        ({"metadata": {str(n): "x" for n in range(17)}}, "/metadata", "out_of_range"),
+        ({"preset": SECRET}, "/preset", "unknown_preset"),
+        ({"webhook": "ftp://x"}, "/webhook", "wrong_format"),
+    ],
+)
+def test_a_wrong_field_is_named(
+    client: httpx.Client, picture: str, change: dict[str, Any], pointer: str, code: str | None
+) -> None:
+    refused(client.post("/api/v1/jobs", json=animate(picture) | change), 422, pointer, code=code)
+
+
+def test_a_hundred_wrong_fields_fit_in_one_answer(client: httpx.Client, picture: str) -> None:
+    wrong = {f"{'x' * 500}{number}": SECRET * 100 for number in range(100)}
+    refused(client.post("/api/v1/jobs", json=animate(picture) | wrong), 422)
+
+
+@pytest.mark.parametrize("reference", ["asset_" + "0" * 32, "asset_nonsense", "job_" + "0" * 32, "../../etc/passwd"])
+def test_a_missing_asset_is_named(client: httpx.Client, reference: str) -> None:
+    refused(client.post("/api/v1/jobs", json=animate(reference)), 404, "/input/image", code="not_found")
+
+
+def test_a_foreign_asset_answers_the_same_bytes_as_a_missing_one(other: httpx.Client, picture: str) -> None:
+    other.headers["X-Request-Id"] = "same"
+    foreign = other.post("/api/v1/jobs", json=animate(picture))
+    missing = other.post("/api/v1/jobs", json=animate("asset_" + "0" * 32))
+    refused(foreign, 404, "/input/image")
+    assert foreign.content == missing.content
+
+
+def test_fifty_megabytes_are_refused_before_they_are_read_as_json(client: httpx.Client, picture: str) -> None:
+    body = json.dumps(animate(picture) | {"metadata": {"a": SECRET}}).encode() + b" " * 50_000_000
+    refused(raw(client, body), 413, code="body_too_large")
+
+    def chunks() -> Any:
+        yield body[:1000]
+        for _ in range(50):
+            yield b" " * 1_000_000
+
+    unannounced = client.post("/api/v1/jobs", content=chunks(), headers={"Content-Type": "application/json"})
+    refused(unannounced, 413, code="body_too_large")
+    refused(client.post("/api/v1/jobs", json=animate(picture, nope=1)), 422)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        {"Content-Type": "application/json", "Content-Encoding": "gzip"},
+    ],
+)
+def test_only_plain_json_is_read_as_json(client: httpx.Client, headers: dict[str, str]) -> None:
+    refused(client.post("/api/v1/jobs", content=b"{}", headers=headers), 415, code="unsupported_media")
+
+
+def test_zero_images_and_mixed_sizes_are_refused_where_they_stand(client: httpx.Client) -> None:
+    small, large = upload(client, png(32, 32)), upload(client, png(64, 64))
+    nothing = client.post("/api/v1/jobs", json={"kind": "encode", "input": {"images": []}})
+    refused(nothing, 422, "/input/images")
+    mixed = {"kind": "encode", "input": {"images": [small, small, large]}, "params": {"fit": None}}
+    answer = client.post("/api/v1/jobs", json=mixed)
+    if answer.status_code == 422:
+        refused(answer, 422, "/input/images/2")
+    else:
+        assert answer.json()["params"]["fit"]
+
+
+def picture_of(kind: str, **options: Any) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (64, 64), (90, 120, 30)).save(out, kind, **options)
+    return out.getvalue()
+
+
+def animated_webp() -> bytes:
+    from PIL import Image
+
+    frames = [Image.new("RGB", (32, 32), (n * 60, 0, 0)) for n in range(3)]
+    out = io.BytesIO()
+    frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:], duration=100)
+    return out.getvalue()
+
+
+FILES = {
+    "text.png": lambda: b"this is no picture\n" * 100,
+    "page.jpg": lambda: b"<html><script>alert(1)</script></html>",
+    "cut.jpg": lambda: picture_of("JPEG", quality=95)[:-200],
+    "huge.png": lambda: png(30_000, 30_000),
+    "moving.webp": animated_webp,
+    "still.gif": lambda: picture_of("GIF"),
+    "list.mp4": lambda: b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n",
+    "one byte.png": lambda: b"\x89",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_is_not_what_it_says_is_refused(client: httpx.Client, name: str) -> None:
+    answer = client.put("/api/v1/assets", params={"filename": name}, content=FILES[name]())
+    refused(answer, 415, "/body", code="unsupported_media")
+
+
+def test_an_empty_upload_is_refused(client: httpx.Client) -> None:
+    refused(client.put("/api/v1/assets", content=b""), 400)
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ({"limit": "0"}, "/query/limit"),
+        ({"limit": "101"}, "/query/limit"),
+        ({"limit": "many"}, "/query/limit"),
+        ({"order": "up"}, "/query/order"),
+        ({"status": "done"}, "/query/status"),
+        ({"created_after": "yesterday"}, "/query/created_after"),
+    ],
+)
+def test_a_wrong_query_is_named(client: httpx.Client, query: dict[str, str], pointer: str) -> None:
+    refused(client.get("/api/v1/jobs", params=query), 422, pointer)
+
+
+def test_nul_in_a_path_or_a_query_is_refused(client: httpx.Client) -> None:
+    refused(client.get("/api/v1/jobs?model=%00"), 400)
+    refused(client.get("/api/v1/jobs/job_%00"), 400)
+    refused(client.get("/api/v1/workers/a%00b"), 400)
+
+
+def test_unknown_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
+    refused(client.get(f"/api/v1/{SECRET}"), 404, code="not_found")
+    wrong = client.put("/api/v1/jobs", json={})
+    refused(wrong, 405, code="method_not_allowed")
+    assert wrong.headers["allow"]
+
+
+@pytest.mark.parametrize(
+    "authorization", [None, "Bearer", "Bearer x", "Basic Zm9vOmJhcg==", "Bearer fw_live_" + "a" * 300]
+)
+def test_without_a_key_nothing_is_told(api: Api, authorization: str | None) -> None:
+    headers = {"Authorization": authorization} if authorization else {}
+    answer = httpx.get(f"{api.url}/api/v1/jobs/job_{'0' * 32}", headers=headers)
+    refused(answer, 401, code="unauthenticated")
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(("given", "kept"), [("abc-1.2_3", True), ("a" * 65, False), ("a b", False), ("<x>", False)])
+def test_a_request_id_is_kept_when_it_is_harmless(client: httpx.Client, given: str, kept: bool) -> None:
+    answer = client.get("/api/v1/jobs/job_1", headers={"X-Request-Id": given})
+    assert (answer.headers["x-request-id"] == given) == kept
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]

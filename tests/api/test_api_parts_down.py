@@ -1,0 +1,117 @@
+"""Parts of the system freeze, die and come back; the API says so, quickly, and accepts nothing that it cannot keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from service import Api, animate, png, serve, upload
+from waiting import until
+
+from framewright.database import migrate
+from framewright.embedded import Servers
+
+# Of every request here. Each must answer well within it, whatever is frozen.
+PATIENCE_S = 10
+
+
+@pytest.fixture
+def own_api(own_servers: Servers) -> Iterator[Api]:
+    migrate(own_servers.database_url)
+    environment = {**own_servers.environment(), "FRAMEWRIGHT_KEY_PEPPER": "pepper", "FRAMEWRIGHT_MAX_QUEUED": "5"}
+    with serve(environment) as running:
+        yield running
+
+
+@pytest.fixture
+def patient(own_api: Api) -> Iterator[httpx.Client]:
+    with own_api.client() as client:
+        client.timeout = httpx.Timeout(PATIENCE_S)
+        yield client
+
+
+def components(client: httpx.Client) -> dict[str, Any]:
+    found: dict[str, Any] = client.get("/readyz").json()["components"]
+    return {name: part["state"] for name, part in found.items()}
+
+
+def test_jobs_are_taken_and_followed_while_redis_is_frozen_or_gone(
+    own_servers: Servers, own_api: Api, patient: httpx.Client
+) -> None:
+    picture = upload(patient, png(32, 32))
+    assert components(patient) == {"database": "ok", "broker": "ok", "storage": "ok", "reconciler": "down"}
+    valkey = own_servers.valkey
+    assert valkey is not None
+    for stop, start in ((valkey.pause, valkey.resume), (valkey.kill, valkey.restart)):
+        stop()
+        made = patient.post("/api/v1/jobs", json=animate(picture))
+        assert made.status_code == 201
+        until(lambda: components(patient)["broker"] == "down")
+        assert patient.get("/readyz").status_code == 200
+        with patient.stream("GET", made.json()["links"]["events"]) as stream:
+            lines = stream.iter_lines()
+            assert next(line for line in lines if line.startswith("event")) == "event: queued"
+            assert patient.post(made.json()["links"]["cancel"]).json()["status"] == "canceled"
+            assert next(line for line in lines if line.startswith("event")) == "event: canceled"
+        start()
+        until(lambda: components(patient)["broker"] == "ok")
+
+
+def test_nothing_is_accepted_while_postgres_is_frozen_or_gone(
+    own_servers: Servers, own_api: Api, patient: httpx.Client
+) -> None:
+    picture = upload(patient, png(32, 32))
+    postgres = own_servers.postgres
+    assert postgres is not None
+    for stop, start in ((postgres.pause, postgres.resume), (postgres.kill, postgres.restart)):
+        stop()
+        for answer in (
+            patient.post("/api/v1/jobs", json=animate(picture)),
+            patient.get("/api/v1/jobs"),
+            patient.get("/readyz"),
+        ):
+            assert answer.status_code == 503
+            assert int(answer.headers["retry-after"]) >= 1
+        assert patient.get("/healthz").status_code == 200
+        assert patient.get("/metrics").status_code == 200
+        start()
+        until(lambda: patient.get("/readyz").is_success)
+        assert patient.get("/api/v1/jobs").json()["data"] == []
+
+
+def test_without_s3_files_wait_and_jobs_on_what_is_there_go_on(
+    own_servers: Servers, own_api: Api, patient: httpx.Client
+) -> None:
+    picture = upload(patient, png(32, 32))
+    assert own_servers.s3 is not None
+    own_servers.s3.kill()
+    refused = patient.put("/api/v1/assets", content=png(33, 33))
+    assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
+    assert patient.post("/api/v1/jobs", json=animate(picture)).status_code == 201
+    assert components(patient)["storage"] == "down"
+    assert patient.get("/readyz").status_code == 200
+    own_servers.s3.restart()
+    assert upload(patient, png(33, 33))
+
+
+def test_over_the_cap_jobs_are_refused_until_there_is_room(own_api: Api, patient: httpx.Client) -> None:
+    picture = upload(patient, png(32, 32))
+    jobs = [patient.post("/api/v1/jobs", json=animate(picture)) for _ in range(6)]
+    assert [job.status_code for job in jobs] == [201] * 5 + [429]
+    assert int(jobs[-1].headers["retry-after"]) >= 1
+    assert jobs[-1].json()["retryable"] is True
+    assert (patient.get("/readyz").status_code, components(patient)["database"]) == (503, "full")
+    patient.post(jobs[0].json()["links"]["cancel"])
+    assert patient.get("/readyz").status_code == 200
+
+
+def test_an_old_schema_is_not_served(own_servers: Servers) -> None:
+    environment = {**own_servers.environment(), "FRAMEWRIGHT_KEY_PEPPER": "pepper"}
+    with serve(environment, ready=False) as early, early.client() as client:
+        answer = client.get("/readyz")
+        assert (answer.status_code, answer.json()["components"]["database"]["state"]) == (503, "outdated")
+        migrate(own_servers.database_url)
+        until(lambda: client.get("/readyz").is_success)
+        assert client.get("/api/v1/jobs").json()["data"] == []

@@ -1,0 +1,118 @@
+"""The API as a process: what it loads, how it starts, several of it on one port, and what it shows of itself."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import psutil
+import pytest
+from service import ADMIN_KEY, Api, animate, serve
+from waiting import until
+
+from framewright.embedded.datadir import python_environment
+
+HEAVY = ("torch", "diffusers", "workers", "PIL", "av", "numpy", "boto3", "alembic", "sqlalchemy")
+
+
+def test_importing_the_application_needs_no_environment_and_loads_nothing_heavy() -> None:
+    code = f"import api.main, sys; print([name for name in {HEAVY} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], env=python_environment(), capture_output=True, check=True)
+    assert done.stdout.decode().strip() == "[]"
+
+
+def test_a_missing_setting_is_named_at_start() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "api.serve"], env=python_environment(), capture_output=True, check=False
+    )
+    assert done.returncode == 78
+    assert b"FRAMEWRIGHT_DATABASE_URL" in done.stderr
+
+
+def test_an_idle_process_is_small(api: Api, client: httpx.Client) -> None:
+    client.get("/readyz")
+    assert psutil.Process(api.process.pid).memory_info().rss < 150 * 2**20
+
+
+def test_several_processes_share_a_port_and_their_numbers(environment: dict[str, str], picture: str) -> None:
+    with serve(environment, workers=2) as pair, pair.client() as client:
+        children = api_processes(pair)
+        assert len(children) == 2
+
+        def submit(_: int) -> int:
+            with pair.client() as another:
+                return another.post("/api/v1/jobs", json=animate(picture)).status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(submit, range(24))) == {201}
+        counted = re.findall(
+            r'framewright_jobs_submitted_total\{kind="animate".*?\} ([\d.]+)', client.get("/metrics").text
+        )
+        assert sum(map(float, counted)) == 24
+        children[0].kill()
+        until(lambda: len(api_processes(pair)) == 2 and children[0] not in api_processes(pair))
+        until(lambda: _answers(client))
+        children = api_processes(pair)
+    assert not any(alive(child) for child in children)
+
+
+def api_processes(api: Api) -> list[psutil.Process]:
+    children = psutil.Process(api.process.pid).children()
+    return [child for child in children if alive(child) and "spawn_main" in " ".join(child.cmdline())]
+
+
+def alive(process: psutil.Process) -> bool:
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/api/v1/jobs").is_success
+    except httpx.TransportError:
+        return False
+
+
+def test_a_term_ends_it_cleanly_with_a_stream_open(environment: dict[str, str], picture: str) -> None:
+    with serve(environment) as running, running.client() as client:
+        job = client.post("/api/v1/jobs", json=animate(picture)).json()
+        with client.stream("GET", job["links"]["events"]) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            os.kill(running.process.pid, signal.SIGTERM)
+            assert list(lines)[-1] == ""
+        assert running.process.wait(15) in {0, -signal.SIGTERM}
+
+
+def test_metrics_speak_of_routes_and_never_of_what_was_asked(client: httpx.Client) -> None:
+    client.get("/api/v1/jobs/job_secret-in-a-path")
+    client.get("/secret-path")
+    client.request("SECRETMETHOD", "/api/v1/jobs")
+    text = client.get("/metrics").text
+    assert 'route="/api/v1/jobs/:job_id"' in text
+    assert 'route="unmatched"' in text
+    assert "secret" not in text.lower()
+    assert ADMIN_KEY not in text
+
+
+def test_a_surprise_is_a_500_that_tells_only_the_request_id(caplog: pytest.LogCaptureFixture, settings: object) -> None:
+    from starlette.testclient import TestClient
+
+    from api.app import create_app
+
+    app = create_app(lambda: settings)  # type: ignore[arg-type, return-value]
+
+    @app.get("/surprise")
+    def surprise() -> None:
+        raise ZeroDivisionError("a secret of ours")
+
+    with TestClient(app) as inside, caplog.at_level(logging.ERROR):
+        answer = inside.get("/surprise", headers={"X-Request-Id": "find-me"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert "secret" not in answer.text
+    assert "find-me" in caplog.text

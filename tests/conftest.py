@@ -1,0 +1,176 @@
+"""Real servers for the whole run, and a database, a Redis prefix and a bucket of its own for every test module."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from framewright import embedded
+from framewright.settings import Settings
+
+PEPPER = "pepper-of-the-tests-0123456789abcdef"
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """An S3 bucket that exists, and who may use it."""
+
+    endpoint: str
+    name: str
+    access_key: str
+    secret_key: str
+
+    def client(self) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(
+                signature_version="s3v4", s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=30
+            ),
+        )
+
+
+@pytest.fixture(scope="session")
+def data_home() -> Iterator[Path]:
+    """A directory for data directories: as deep as any, and gone after the run."""
+    home = Path(tempfile.mkdtemp(prefix="framewright-tests-"))
+    yield home
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def servers(data_home: Path) -> Iterator[embedded.Servers]:
+    """Postgres, Valkey and S3 for the whole run. Do not stop, kill or FLUSHALL these: `own_servers` are for that."""
+    with embedded.start(data_home / "shared", durable=False) as running:
+        yield running
+
+
+@pytest.fixture
+def home(data_home: Path) -> Iterator[Path]:
+    """A data directory of this test's own, not made yet; removed with what lies beside it (`home.with_suffix`)."""
+    home = data_home / uuid.uuid4().hex
+    yield home
+    for made in data_home.glob(f"{home.name}*"):
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture
+def own_servers(home: Path) -> Iterator[embedded.Servers]:
+    """A set that one test may freeze, kill and restart without disturbing the others; its database is empty."""
+    with embedded.start(home, durable=False) as running:
+        yield running
+
+
+def _admin(servers: embedded.Servers) -> psycopg.Connection[Any]:
+    assert servers.postgres is not None
+    return psycopg.connect(servers.postgres.url_of("postgres"), autocommit=True)
+
+
+@pytest.fixture(scope="session")
+def template_database(servers: embedded.Servers) -> str:
+    """The name of a migrated database that every module's own is copied from."""
+    from framewright.database import migrate
+
+    assert servers.postgres is not None
+    with _admin(servers) as admin:
+        admin.execute("CREATE DATABASE migrated")
+    migrate(servers.postgres.url_of("migrated"))
+    return "migrated"
+
+
+@pytest.fixture(scope="module")
+def database_url(servers: embedded.Servers, template_database: str) -> Iterator[str]:
+    """A migrated database of this module's own."""
+    assert servers.postgres is not None
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with _admin(servers) as admin:
+        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    yield servers.postgres.url_of(name)
+    with _admin(servers) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def empty_database_url(servers: embedded.Servers) -> Iterator[str]:
+    """A database of this module's own without any table, for tests of migrations."""
+    assert servers.postgres is not None
+    name = f"empty_{uuid.uuid4().hex[:12]}"
+    with _admin(servers) as admin:
+        admin.execute(f"CREATE DATABASE {name}")
+    yield servers.postgres.url_of(name)
+    with _admin(servers) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="module")
+def redis_url(servers: embedded.Servers) -> str:
+    """The Valkey of the run; keep to `redis_prefix` in it."""
+    return servers.redis_url
+
+
+@pytest.fixture(scope="module")
+def redis_prefix(redis_url: str) -> Iterator[str]:
+    """A key prefix of this module's own; its keys are removed afterwards."""
+    import redis
+
+    prefix = f"t{uuid.uuid4().hex[:10]}:"
+    yield prefix
+    with redis.Redis.from_url(redis_url) as client:
+        for key in client.scan_iter(f"{prefix}*", count=1000):
+            client.delete(key)
+
+
+@pytest.fixture(scope="module")
+def s3(servers: embedded.Servers) -> Bucket:
+    """A bucket of this module's own."""
+    assert servers.s3 is not None
+    bucket = Bucket(servers.s3.url, f"test-{uuid.uuid4().hex[:12]}", servers.s3.access_key, servers.s3.secret_key)
+    bucket.client().create_bucket(Bucket=bucket.name)
+    return bucket
+
+
+@pytest.fixture(scope="module")
+def environment(database_url: str, redis_url: str, redis_prefix: str, s3: Bucket) -> dict[str, str]:
+    """The `FRAMEWRIGHT_*` variables that lead a child process to this module's own parts."""
+    return {
+        "FRAMEWRIGHT_DATABASE_URL": database_url,
+        "FRAMEWRIGHT_REDIS_URL": redis_url,
+        "FRAMEWRIGHT_REDIS_PREFIX": redis_prefix,
+        "FRAMEWRIGHT_S3_ENDPOINT": s3.endpoint,
+        "FRAMEWRIGHT_S3_BUCKET": s3.name,
+        "FRAMEWRIGHT_S3_ACCESS_KEY": s3.access_key,
+        "FRAMEWRIGHT_S3_SECRET_KEY": s3.secret_key,
+        "FRAMEWRIGHT_KEY_PEPPER": PEPPER,
+        "FRAMEWRIGHT_TEST_ENGINES": "true",
+    }
+
+
+@pytest.fixture(scope="module")
+def make_settings(environment: dict[str, str]) -> Callable[..., Settings]:
+    """`make_settings(lease_s=2, ...)`: settings on this module's own parts, with changes."""
+    base = {name.removeprefix("FRAMEWRIGHT_").lower(): value for name, value in environment.items()}
+
+    def make(**changes: Any) -> Settings:
+        return Settings(**{**base, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    """Settings on this module's own parts."""
+    return make_settings()

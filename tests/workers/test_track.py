@@ -1,0 +1,94 @@
+"""Progress never falls, never promises the end, and does not mistake repetition for movement."""
+
+from __future__ import annotations
+
+import random
+
+from framewright.jobs import Phase, Progress
+from workers.halt import Halt, Why
+from workers.track import Track
+
+
+def test_whatever_is_reported_the_fraction_never_falls_and_stays_below_one():
+    rng = random.Random(4)
+    seen: list[Progress] = []
+    track = Track(seen.append)
+    for _ in range(500):
+        track.report(
+            Progress(fraction=rng.uniform(-1, 3), phase=rng.choice(list(Phase)), frames_done=rng.randrange(99))
+        )
+    fractions = [snapshot.fraction for snapshot in seen]
+    frames = [snapshot.frames_done for snapshot in seen]
+    assert fractions == sorted(fractions)
+    assert frames == sorted(frames)
+    assert fractions[0] >= 0
+    assert fractions[-1] <= 0.99
+
+
+def test_the_same_report_again_is_no_movement_and_is_not_published():
+    seen: list[Progress] = []
+    track = Track(seen.append)
+    track.report(Progress(fraction=0.5, phase=Phase.RENDERING, frames_done=5, frames_total=10))
+    moves = track.moves
+    for _ in range(10):
+        track.report(Progress(fraction=0.5, phase=Phase.RENDERING, frames_done=5, frames_total=10))
+        track.report(Progress(fraction=0.4, phase=Phase.RENDERING, frames_done=4, frames_total=10))
+    assert track.moves == moves
+    assert len(seen) == 1
+    track.report(Progress(fraction=0.5, phase=Phase.RENDERING, frames_done=6, frames_total=10))
+    assert track.moves == moves + 1
+
+
+def test_going_back_and_forth_between_phases_is_no_movement():
+    track = Track(lambda _: None)
+    for phase in (Phase.RENDERING, Phase.ENCODING):
+        track.report(Progress(fraction=0.5, phase=phase))
+    moves = track.moves
+    for _ in range(10):
+        track.report(Progress(fraction=0.5, phase=Phase.RENDERING))
+        track.report(Progress(fraction=0.5, phase=Phase.ENCODING))
+    assert track.moves == moves
+
+
+def test_a_phase_that_counts_no_frames_keeps_the_last_count():
+    seen: list[Progress] = []
+    track = Track(seen.append)
+    track.report(Progress(fraction=1.0, phase=Phase.RENDERING, frames_done=10, frames_total=10))
+    track.report(Progress(fraction=0.5, phase=Phase.UPLOADING))
+    assert (seen[-1].frames_done, seen[-1].frames_total, seen[-1].phase) == (10, 10, Phase.UPLOADING)
+    assert seen[0].fraction < seen[-1].fraction <= 0.99
+
+
+def test_an_eta_appears_once_there_is_something_to_go_by():
+    seen: list[Progress] = []
+    track = Track(seen.append)
+    track.report(Progress(fraction=0.01, phase=Phase.RENDERING))
+    track.report(Progress(fraction=0.5, phase=Phase.RENDERING))
+    track.report(Progress(fraction=0.6, phase=Phase.RENDERING, eta_s=7.0))
+    assert seen[0].eta_s is None
+    assert seen[1].eta_s is not None
+    assert seen[2].eta_s == 7.0
+
+
+def test_a_stronger_reason_to_stop_replaces_a_weaker_one_and_never_the_other_way():
+    asked: list[Why] = []
+    halt = Halt(cancel_grace_s=1000, drain_grace_s=2000, on_ask=asked.append)
+    assert not halt.over
+    halt.ask(Why.YIELD)
+    halt.ask(Why.YIELD)
+    first = halt.deadline
+    halt.ask(Why.LOST)
+    halt.ask(Why.YIELD_NOW)
+    assert asked == [Why.YIELD, Why.LOST]
+    assert halt.deadline < first
+    assert halt.over
+    assert not halt.yielding
+
+
+def test_being_told_twice_ends_patience_at_once():
+    halt = Halt(cancel_grace_s=1000, drain_grace_s=2000, on_ask=lambda _: None)
+    halt.ask(Why.YIELD)
+    assert not halt.over
+    halt.ask(Why.YIELD_NOW)
+    assert halt.over
+    assert halt.yielding

@@ -1,0 +1,26 @@
+"""Engines by name. Named as strings, so that only the runner that serves an engine imports what it needs."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import MappingProxyType
+
+from framewright.errors import EngineError
+from workers.engines.run import Engine
+
+ENGINES = MappingProxyType(
+    {
+        "camera-move": "workers.engines.camera_move:CameraMove",
+        "encode": "workers.engines.encode:Encode",
+        "scripted": "workers.engines.scripted:Scripted",
+    }
+)
+
+
+def load(name: str) -> Engine:
+    """A new instance of the engine; an unknown name is an `EngineError`."""
+    if name not in ENGINES:
+        raise EngineError(f"this worker has no engine named {name}")
+    module, _, attribute = ENGINES[name].partition(":")
+    engine: Engine = getattr(import_module(module), attribute)()
+    return engine

@@ -1,0 +1,97 @@
+"""How far the attempt in hand is: one snapshot that never falls, and whether it still moves."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+from framewright.jobs import Phase, Progress
+
+_SHARES: Final = {
+    Phase.STARTING: (0.0, 0.0),
+    Phase.DOWNLOADING: (0.0, 0.02),
+    Phase.CHECKING: (0.95, 0.97),
+    Phase.UPLOADING: (0.97, 0.99),
+}
+_RENDERING: Final = (0.02, 0.95)
+_ETA_FROM: Final = 0.05
+
+
+class Track:
+    """Merges what the runner and the transfers report; `publish` gets each new snapshot. Safe between threads.
+
+    A phase fills its share of the whole, so the fraction reaches 0.99 only when all is uploaded. `moves` counts real
+    advances: a report that says what was already known does not move the attempt, so a hung runner cannot look alive.
+    """
+
+    def __init__(self, publish: Callable[[Progress], None]) -> None:
+        self._publish = publish
+        self._lock = threading.Lock()
+        self._seen: set[str] = set()
+        self._best: tuple[float, int, int] = (0.0, 0, 0)
+        self._rendering_since: float | None = None
+        self.snapshot = Progress()
+        self.moves = 0
+        self.patient = False
+        self.moved_at = time.monotonic()
+
+    def report(self, progress: Progress) -> None:
+        """A snapshot of one phase, whose fraction is 0..1 within that phase."""
+        with self._lock:
+            snapshot = self._merged(progress)
+            best = (snapshot.fraction, snapshot.frames_done or 0, snapshot.step or 0)
+            if progress.phase in self._seen and not any(new > old for new, old in zip(best, self._best, strict=True)):
+                return
+            self._seen.add(progress.phase)
+            self._best = (max(best[0], self._best[0]), max(best[1], self._best[1]), max(best[2], self._best[2]))
+            self.snapshot = snapshot
+            self._moved()
+        self._publish(snapshot)
+
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        """For work of the supervisor itself, which has limits of its own: an S3 that is away is not a hung runner."""
+        self.patient = True
+        try:
+            yield
+        finally:
+            self.patient = False
+            with self._lock:
+                self._moved()
+
+    def _moved(self) -> None:
+        self.moves += 1
+        self.moved_at = time.monotonic()
+
+    def _merged(self, progress: Progress) -> Progress:
+        low, high = _SHARES.get(Phase(progress.phase), _RENDERING) if progress.phase in set(Phase) else _RENDERING
+        fraction = low + (high - low) * min(1.0, max(0.0, progress.fraction))
+        last = self.snapshot
+        return replace(
+            progress,
+            fraction=min(0.99, max(fraction, last.fraction)),
+            # What a phase does not count stays as the last one left it.
+            step=_latest(progress.step, last.step),
+            steps=progress.steps if progress.steps is not None else last.steps,
+            frames_done=_latest(progress.frames_done, last.frames_done),
+            frames_total=progress.frames_total if progress.frames_total is not None else last.frames_total,
+            eta_s=progress.eta_s if progress.eta_s is not None else self._eta_s(progress),
+        )
+
+    def _eta_s(self, progress: Progress) -> float | None:
+        now = time.monotonic()
+        if progress.phase in _SHARES:
+            return None
+        if self._rendering_since is None:
+            self._rendering_since = now
+        if not _ETA_FROM <= progress.fraction <= 1:
+            return None
+        return (now - self._rendering_since) / progress.fraction * (1 - progress.fraction)
+
+
+def _latest(new: int | None, old: int | None) -> int | None:
+    return old if new is None else max(new, old or 0)
