@@ -100,9 +100,7 @@ class Database:
             self._failed(error, connection)
             raise DatabaseUnavailable("the database does not answer", retry_after_s=RETRY_AFTER_S) from error
         except _BEHIND as error:
-            raise DatabaseUnavailable(
-                "the database lacks this schema", retry_after_s=RETRY_AFTER_S
-            ) from error
+            raise DatabaseUnavailable("the database lacks this schema", retry_after_s=RETRY_AFTER_S) from error
         finally:
             if connection is not None:
                 self._give_back(connection)

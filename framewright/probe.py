@@ -73,7 +73,7 @@ def _verdict(said: bytes) -> Probed:
 
 
 def _environment() -> dict[str, str]:
-    """Only what Python itself needs to find this package; no setting and no secret of ours."""
-    package_root = str(Path(__file__).parent.parent)
+    """Only what Python itself needs to find what we have found; no setting and no secret of ours."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
-    return {**kept, "PYTHONPATH": package_root, "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}
+    places = [str(Path(__file__).parent.parent), *(place for place in sys.path if place)]
+    return {**kept, "PYTHONPATH": os.pathsep.join(places), "LC_ALL": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"}

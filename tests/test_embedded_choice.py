@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -168,6 +171,18 @@ def test_a_broken_wheel_is_an_error_and_not_a_reason_to_run_on_something_else(da
     monkeypatch.setattr(binaries, "package_folder", lambda name: package)
     with pytest.raises(EmbeddedServerError, match=r"pginstall18/bin/postgres does not run \(status 127\).*reinstall"):
         embedded.Postgres(data).start()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux refuses to run a file that is being written")
+def test_a_program_that_is_still_held_open_by_the_copying_is_waited_for(data, bin_folder):
+    path = bin_folder / "valkey-server"
+    shutil.copy(valkey._wheel_programs()[0].path, path)
+    with path.open("ab") as writer, pytest.raises(OSError, match="Text file busy"):
+        subprocess.run([path, "--version"], check=False)
+    writer = path.open("ab")
+    threading.Timer(0.1, writer.close).start()
+    assert binaries.runnable(Source(path), data.account).family == "valkey"
+    assert writer.closed
 
 
 def test_a_wheel_for_another_machine_is_an_error(data, home, monkeypatch):

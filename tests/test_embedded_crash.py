@@ -144,13 +144,8 @@ def test_a_remembered_pid_that_names_another_program_by_now_is_left_alone(home, 
     with DataDir(home):
         pass
     other = bystander()
-    ward = {
-        "pid": other.pid,
-        "created": psutil.Process(other.pid).create_time() - 600,
-        "signal": 15,
-        "grace_s": 1,
-        "stage": 0,
-    }
+    created = psutil.Process(other.pid).create_time()
+    ward = {"pid": other.pid, "created": created - 600, "signal": 15, "grace_s": 1, "stage": 0}
     (home / "state.json").write_text(json.dumps({"running": {other.pid: {"name": "valkey", "ward": ward}}}))
     with DataDir(home):
         assert other.poll() is None

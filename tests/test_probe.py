@@ -134,6 +134,10 @@ def test_the_limit_is_on_pixels_and_exact(tmp_path):
         probed(tmp_path, data, max_pixels=4999)
 
 
+def test_what_looks_like_a_bomb_is_a_picture_when_it_is_small_enough(tmp_path):
+    assert probed(tmp_path, stills.huge_png(3000, 3000)).width == 3000
+
+
 def test_a_bomb_is_refused_by_its_header_without_unpacking_it(tmp_path):
     """A 30,000 x 30,000 PNG would take 900 MB; nobody who looks at it, child included, may come near that."""
     bomb = tmp_path / "bomb.png"
@@ -235,7 +239,7 @@ def test_a_missing_file_is_not_a_bad_one(tmp_path):
 def test_damaged_uploads_are_known_or_refused_and_nothing_else(tmp_path, clip_of):
     random.seed(5)
     sources = [stills.turned(6), stills.packed(stills.photo(), "WEBP"), clip_of("d.mp4", "-c:v", "libx264")]
-    for _ in range(30):
+    for _ in range(20):
         data = bytearray(random.choice(sources))
         for _ in range(random.randint(1, 20)):
             data[random.randrange(12, len(data))] = random.randrange(256)

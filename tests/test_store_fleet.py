@@ -196,10 +196,21 @@ def test_what_a_dead_attempt_left_is_swept_twice_and_what_won_never(db: Database
     assert make.rows(db, "SELECT sweep_at FROM attempts") == [(None,), (None,)]
 
 
-def test_a_canceled_attempt_is_swept_too_and_a_yielded_one_is_left_to_resume_from(db: Database) -> None:
+def test_the_checkpoint_a_step_would_resume_from_is_not_swept_while_it_is_open(db: Database) -> None:
     job_id = make.submit(db).job.id
-    yielded = make.claimed(db)
-    lifecycle.release(db, yielded, Outcome.YIELDED, message="drain")
+    plain = make.claimed(db)
+    lifecycle.release(db, plain, Outcome.YIELDED, message="drain")
+    kept = make.claimed(db)
+    lifecycle.renew(db, kept, lease_s=30, progressed=True, checkpoint={"fence": kept.fence.hex, "files": []})
+    lifecycle.release(db, kept, Outcome.YIELDED, message="drain")
+    make.run(db, "UPDATE attempts SET ended_at = ended_at - interval '1 hour', sweep_at = sweep_at - interval '1 hour'")
+    assert [prefix.fence for prefix in store.dead_prefixes(db)] == [plain.fence]
+    lifecycle.cancel(db, "t1", job_id, "")
+    assert {prefix.fence for prefix in store.dead_prefixes(db)} == {plain.fence, kept.fence}
+
+
+def test_what_a_canceled_attempt_left_is_swept_too(db: Database) -> None:
+    job_id = make.submit(db).job.id
     canceled = make.claimed(db)
     lifecycle.cancel(db, "t1", job_id, "")
     make.run(db, "UPDATE attempts SET ended_at = ended_at - interval '1 hour', sweep_at = sweep_at - interval '1 hour'")

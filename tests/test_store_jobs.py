@@ -196,6 +196,7 @@ def test_the_events_say_what_happened(db: Database) -> None:
     make.complete(db, make.claimed(db))
     told = {event.seq: dict(event.data) for event in store.events_after(db, {job_id: 0})}
     step = store.get_job(db, "t1", job_id).steps[0].id
+    assert told[1] == {"kind": "animate", "model": "scripted", "steps": 1}
     assert told[2] == {"step": step, "name": "clip", "attempt": 1, "worker": "w7"}
     assert told[3] == {
         "step": step, "name": "clip", "attempt": 1, "outcome": "runner_lost", "message": "the runner died",

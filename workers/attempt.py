@@ -20,12 +20,11 @@ from framewright.jobs import Artifact, Claim, Outcome, Progress
 from framewright.settings import Settings
 from framewright.storage import Storage
 from workers import transfer
-from workers.channel import Message
+from workers.channel import CANCELED, YIELDED, Message
 from workers.checkpoints import Checkpoints, restore
 from workers.child import Child, Gone
 from workers.halt import Halt, Why
 from workers.lease import Lease
-from workers.runner import CANCELED, YIELDED
 from workers.scratch import Place, Scratch
 from workers.track import Track
 from workers.verdict import Verdict, judge

@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 _HEAD: Final = struct.Struct(">II")
+CANCELED: Final = "canceled"
+YIELDED: Final = "yielded"
+"""Why a run is to stop, as an order says it."""
 MAX_JSON: Final = 16 << 20
 MAX_BLOB: Final = 4 << 20
 

@@ -25,7 +25,7 @@ import psutil
 
 from framewright.errors import Canceled, EngineError, Yielded
 from framewright.jobs import Phase, Progress
-from workers.channel import Channel, ChannelClosed, Message
+from workers.channel import CANCELED, YIELDED, Channel, ChannelClosed, Message
 from workers.engines import registry
 from workers.engines.run import Engine, Output, Run
 from workers.verdict import judge
@@ -33,8 +33,6 @@ from workers.verdict import judge
 BETWEEN_S: Final = 0.05
 """Snapshots closer together than this are skipped, unless the phase changes or the work is done."""
 MAX_PREVIEW: Final = 1 << 20
-CANCELED: Final = "canceled"
-YIELDED: Final = "yielded"
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +65,7 @@ class Runner:
                 else:
                     self._orders.put(message)
         except ChannelClosed:
-            pass
+            end()
 
     def _probe(self, facts: Mapping[str, Any]) -> None:
         from workers.capabilities import probe

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from framewright.embedded.datadir import plain_environment
 from framewright.errors import EmbeddedServerError
 
 _CHECK_S = 20
+_BUSY_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,21 +82,32 @@ def runnable(source: Source, account: Account) -> Program:
 
 
 def _ask(path: Path, account: Account) -> Program:
-    try:
-        asked = subprocess.run(
-            [path, "--version"],
-            capture_output=True,
-            text=True,
-            timeout=_CHECK_S,
-            check=False,
-            env=plain_environment(),
-            cwd="/",
-            **account.identity,
-        )
-    except PermissionError:
-        raise
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise EmbeddedServerError(f"{path} does not run: {error}; reinstall it") from error
+    deadline = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            asked = subprocess.run(
+                [path, "--version"],
+                capture_output=True,
+                text=True,
+                timeout=_CHECK_S,
+                check=False,
+                env=plain_environment(),
+                cwd="/",
+                **account.identity,
+            )
+        except PermissionError:
+            raise
+        except (OSError, subprocess.TimeoutExpired) as error:
+            # A child that another thread forked while we copied holds the file open for writing until its own exec.
+            busy = isinstance(error, OSError) and error.errno == errno.ETXTBSY
+            if not busy or time.monotonic() > deadline:
+                raise EmbeddedServerError(f"{path} does not run: {error}; reinstall it") from error
+            time.sleep(0.01)
+        else:
+            return _program(path, asked)
+
+
+def _program(path: Path, asked: subprocess.CompletedProcess[str]) -> Program:
     # They say `postgres (PostgreSQL) 18.4` and `Valkey server v=9.1.2 sha=…`.
     found = re.search(r"^(\w+)\D*?(\d+(?:\.\d+)*)", asked.stdout)
     if asked.returncode != 0 or not found:

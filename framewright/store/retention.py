@@ -62,11 +62,17 @@ def trim_outputs(db: Database, max_bytes: int, *, limit: int = 500) -> int:
 
 
 def dead_prefixes(db: Database, *, limit: int = 500) -> list[DeadPrefix]:
-    """Attempts that ended without success and are due for a sweep of what they uploaded; then `mark_swept`."""
+    """Attempts that ended without success and are due for a sweep of what they uploaded; then `mark_swept`.
+
+    One that wrote the checkpoint which its step would resume from waits until that step has ended.
+    """
     with db.connect() as connection:
         rows = connection.execute(
             """SELECT a.tenant_id, a.job_id, a.step_id, s.name, a.fence FROM attempts a JOIN steps s ON s.id = a.step_id
-               WHERE a.sweep_at <= clock_timestamp() ORDER BY a.sweep_at LIMIT %s""",
+               WHERE a.sweep_at <= clock_timestamp()
+                 AND (s.finished_at IS NOT NULL
+                      OR s.checkpoint ->> 'fence' IS DISTINCT FROM replace(a.fence::text, '-', ''))
+               ORDER BY a.sweep_at LIMIT %s""",
             (limit,),
         )
         return [DeadPrefix(*row) for row in rows]

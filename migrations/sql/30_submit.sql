@@ -125,7 +125,7 @@ BEGIN
     END IF;
     INSERT INTO events (job_id, seq, tenant_id, type, data, at)
     VALUES (p_id, 1, v_tenant, 'queued', jsonb_strip_nulls(jsonb_build_object(
-        'kind', p_order -> 'kind', 'model', p_order -> 'model', 'run_at', v_run_at,
+        'kind', p_order -> 'kind', 'model', p_order -> 'model', 'steps', cardinality(v_ids), 'run_at', v_run_at,
         'retry_of', p_order -> 'retry_of')), v_now);
     PERFORM fw_count_open(v_tenant, 1);
     v_blocked := fw_blocked(v_steps #>> '{0,queue}', v_steps #>> '{0,engine}');

@@ -17,11 +17,7 @@ END $$;
 
 CREATE FUNCTION fw_end_attempt(p_fence uuid, p_outcome text, p_message text) RETURNS void LANGUAGE sql AS $$
     UPDATE attempts SET ended_at = clock_timestamp(), outcome = p_outcome, message = p_message,
-        sweep_at = CASE p_outcome
-            WHEN 'succeeded' THEN NULL
-            -- a yielded attempt may have left what the next one resumes from
-            WHEN 'yielded' THEN clock_timestamp() + interval '1 day'
-            ELSE clock_timestamp() + interval '2 minutes' END
+        sweep_at = CASE WHEN p_outcome <> 'succeeded' THEN clock_timestamp() + interval '2 minutes' END
     WHERE fence = p_fence AND ended_at IS NULL
 $$;
 

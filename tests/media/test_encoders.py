@@ -20,7 +20,8 @@ REAL = ffmpeg.resolve()
 
 def fake(path: Path, text: str) -> Path:
     """A program in ffmpeg's place: sh in which $ARGS is the argv and `real` runs the real one."""
-    path.write_text(f'#!/bin/sh\nARGS=" $* "\nreal() {{ exec {REAL} "$@"; }}\n{text}\n')
+    asked = 'case "$ARGS" in *" -version "*) real "$@";; esac'
+    path.write_text(f'#!/bin/sh\nARGS=" $* "\nreal() {{ exec {REAL} "$@"; }}\n{asked}\n{text}\n')
     path.chmod(0o755)
     return path
 

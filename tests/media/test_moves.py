@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -96,6 +97,15 @@ def test_an_orbit_passes_the_front_view_and_shows_the_nearer_side_larger():
     still_x, still_y = views[-1].at(x, y)
     assert still_x[3] == pytest.approx(0, abs=1e-9), "the middle stays in the middle"
     assert still_y[-1] < still_y[0], "the camera is on the right, so the right side is the nearer one"
+
+
+@pytest.mark.parametrize("strength", [0.1, 0.3, 1.0])
+def test_an_orbit_zooms_in_no_more_than_it_must(strength):
+    stage = STAGES[3]  # exactly as large as the frame
+    views = path("orbit-right", stage, strength=strength)
+    looser = [replace(view, zoom=view.zoom - 0.002) for view in views]
+    assert all(moves.inside(view, stage) for view in views)
+    assert not all(moves.inside(view, stage) for view in looser)
 
 
 def test_handheld_depends_on_its_seed_and_on_nothing_else():

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import redis
 from PIL import Image
 from waiting import until
 
 from framewright import ids, lifecycle, store
 from framewright.database import Database
+from framewright.events import LiveEntry, wire
 from framewright.jobs import Claim, JobState
 from framewright.params import JobRequest
 from framewright.plan import AssetFacts, plan
@@ -129,6 +131,13 @@ class Desk:
             assert head is not None
             assert (head.size, head.sha256) == (output.size, output.sha256)
         return job
+
+    def live(self, job_id: UUID) -> list[LiveEntry]:
+        """What was published of the job so far."""
+        with redis.Redis.from_url(self.settings.redis_url.get_secret_value()) as client:
+            found = client.xrange(wire.stream_key(self.settings))
+        decoded = [wire.decode(entry_id, fields[wire.FIELD]) for entry_id, fields in found]
+        return [entry for entry in decoded if entry is not None and entry.job_id == job_id]
 
     def scripts(self, output_key: str, place: Path) -> list[Any]:
         """What each frame of a stored clip of the scripted engine says of itself."""

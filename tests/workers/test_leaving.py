@@ -23,6 +23,19 @@ def test_a_draining_worker_gives_its_step_back_and_another_goes_on_from_the_chec
     assert {stamp.attempt for stamp in desk.scripts(job.outputs[0].key, tmp_path)} == {1}
 
 
+def test_what_was_done_up_to_the_last_boundary_is_kept_when_a_worker_leaves(desk, quick):
+    with supervised(quick.model_copy(update={"renew_s": 2.0})) as leaving:
+        job_id = desk.submit(steps=200, step_ms=50)
+        stored = desk.running(job_id).progress["step"]
+        until(lambda: any((entry.data.get("step") or 0) >= stored + 10 for entry in desk.live(job_id)))
+        leaving.drain()
+        assert leaving.join(20)
+    with desk.db.connect() as connection:
+        (checkpoint,) = connection.execute("SELECT checkpoint FROM steps WHERE job_id = %s", (job_id,)).fetchone()
+    assert checkpoint["state"]["step"] >= stored + 10
+    lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
+
+
 def test_a_runner_that_reaches_no_boundary_does_not_keep_a_worker_from_leaving(desk, quick):
     settings = quick.model_copy(update={"drain_grace_s": 0.5})
     with supervised(settings) as leaving:

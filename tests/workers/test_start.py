@@ -151,9 +151,21 @@ def test_a_second_sigterm_does_not_wait_for_a_stubborn_runner(desk, begin):
     lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
 
 
-def test_a_killed_worker_takes_its_runner_along(desk, begin):
+def test_a_runner_is_given_no_secret_and_a_session_of_its_own(desk, begin, environment):
     worker = begin("workers.start")
-    job_id = desk.submit(steps=600, step_ms=100)
+    present(desk, worker)
+    (runner,) = worker.children()
+    given = runner.environ()
+    assert not [name for name in given if name.startswith("FRAMEWRIGHT_")]
+    assert not set(given.values()) & {value for name, value in environment.items() if len(value) > 6}
+    assert os.getsid(runner.pid) == runner.pid
+    secret = environment["FRAMEWRIGHT_S3_SECRET_KEY"]
+    assert secret not in " ".join(runner.cmdline())
+
+
+def test_a_killed_worker_takes_its_hung_runner_along(desk, begin):
+    worker = begin("workers.start")
+    job_id = desk.submit(hang_at=3, stubborn=True)
     attempt_of(desk, worker, job_id)
     children = worker.children(recursive=True)
     assert children

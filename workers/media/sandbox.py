@@ -54,7 +54,7 @@ def command(argv: list[str], workdir: Path, limits: Limits, *, device: bool = Fa
     Hardware encoders need the machine's device nodes and drivers, and are only ever fed raw frames that we made, so
     they run under limits alone.
     """
-    wrap = None if device else bubblewrap()
+    wrap = None if device else bubblewrap(Path(argv[0]))
     inside = argv if wrap is None else [*_namespace(wrap, Path(argv[0]), workdir), *argv]
     return [sys.executable, "-I", "-S", str(_LIMITS), *limits.words(), "--", *inside]
 
@@ -64,19 +64,23 @@ def environment() -> dict[str, str]:
     return {"PATH": "/usr/bin:/bin", "LC_ALL": "C"}
 
 
-@lru_cache(maxsize=1)
-def bubblewrap() -> str | None:
-    """The bubblewrap that works here, found out by using it once; None where namespaces are not allowed."""
+@lru_cache(maxsize=8)
+def bubblewrap(binary: Path) -> str | None:
+    """The bubblewrap in which that program runs here, found out by trying; None where there is none.
+
+    Some machines allow no namespaces, and some programs (wrapper scripts, builds with libraries of their own beside
+    them) need more of the file system than they are shown; those run under limits alone.
+    """
     found = shutil.which("bwrap")
     if found is None:
         return None
-    shell = Path("/bin/sh")
-    trial = [*_namespace(found, shell, Path("/tmp")), str(shell), "-c", "exit 0"]  # noqa: S108 - only looked at
+    trial = [*_namespace(found, binary, Path("/tmp")), str(binary), "-version"]  # noqa: S108 - only looked at
     try:
         done = subprocess.run(trial, capture_output=True, timeout=_PROBE_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return found if done.returncode == 0 else None
+    refused = done.returncode in (126, 127) or done.stderr.startswith(b"bwrap:")
+    return None if refused else found
 
 
 def _namespace(wrap: str, binary: Path, workdir: Path) -> list[str]:
