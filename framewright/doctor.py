@@ -39,7 +39,7 @@ print(json.dumps({
     "path": str(binary),
     "version": ".".join(map(str, ffmpeg.version(binary))),
     "encoders": [[encoder.codec, encoder.label] for encoder in encoders.available(binary)],
-    "bubblewrap": sandbox.bubblewrap(),
+    "bubblewrap": sandbox.bubblewrap(binary),
 }))
 """
 

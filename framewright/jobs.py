@@ -81,13 +81,13 @@ class Budget(StrEnum):
 class Retry:
     """What one kind of unsuccessful end costs.
 
-    `limit` is how many such ends the step survives *within this class* (the budgets of the step bind as well);
+    `limit` is how many such ends the step survives *within this class* (None: only the budgets of the step bind);
     `backoff_s` is the wait before the first retry; `elsewhere` asks the claim to avoid the worker it failed on;
     `kill` counts towards the third kill that marks the job as poison.
     """
 
     budget: Budget
-    limit: int
+    limit: int | None
     backoff_s: float
     elsewhere: bool
     kill: bool = False
@@ -97,7 +97,8 @@ RETRIES: Mapping[Outcome, Retry] = MappingProxyType(
     {
         Outcome.YIELDED: Retry(Budget.FREE, 0, 0.0, elsewhere=False),
         Outcome.BAD_INPUT: Retry(Budget.APP, 0, 0.0, elsewhere=False),
-        Outcome.APP_ERROR: Retry(Budget.APP, 2, 1.0, elsewhere=True),
+        # How often an engine may fail is the request's to say (`max_attempts`), so the class adds no bound of its own.
+        Outcome.APP_ERROR: Retry(Budget.APP, None, 1.0, elsewhere=True),
         Outcome.INVALID_OUTPUT: Retry(Budget.APP, 1, 0.0, elsewhere=True),
         Outcome.TIMEOUT: Retry(Budget.APP, 1, 0.0, elsewhere=True),
         Outcome.TRANSIENT_INFRA: Retry(Budget.INFRA, 3, 5.0, elsewhere=False),

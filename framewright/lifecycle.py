@@ -22,6 +22,7 @@ from framewright.store import verbs
 from framewright.store.submit import order_again, order_of, place, row_of
 
 POISON_KILLS = 3
+UNBOUNDED = 2**31 - 1  # for a class that only the budgets of the step bind
 AVOID_S = 120.0
 LATER_S = 30.0  # from the second infrastructure failure on, where the first retry is immediate
 BACKOFF_CAP_S = 300.0
@@ -298,7 +299,7 @@ def _policy(retry: Retry) -> dict[str, Any]:
     immediate = retry.budget is Budget.INFRA and retry.elsewhere and not retry.backoff_s
     return {
         "budget": retry.budget,
-        "limit": retry.limit,
+        "limit": UNBOUNDED if retry.limit is None else retry.limit,
         "first_s": retry.backoff_s,
         "later_s": LATER_S if immediate else retry.backoff_s * 2,
         "cap_s": BACKOFF_CAP_S,

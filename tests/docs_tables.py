@@ -94,7 +94,8 @@ def outcomes() -> Iterator[str]:
             where = "another worker" if retry.elsewhere else "any worker"
             killed = ", counts as a kill" if retry.kill else ""
             wait = f"{retry.backoff_s:g} s" if retry.backoff_s else "none"
-            cost = f"{retry.budget}{killed} | {retry.limit or 'none'} | {wait} | {where if retry.limit else '-'}"
+            times = "`max_attempts` - 1" if retry.limit is None else retry.limit or "none"
+            cost = f"{retry.budget}{killed} | {times} | {wait} | {'-' if retry.limit == 0 else where}"
         yield f"| `{outcome}` | {OUTCOMES[outcome]} | {cost} |"
 
 
