@@ -87,6 +87,7 @@ class EventHub:
         self._tenants: dict[str, _Tenant] = {}
         self._progress: OrderedDict[UUID, Latest] = OrderedDict()
         self._shapes: OrderedDict[UUID, _Shape] = OrderedDict()
+        self._over: OrderedDict[UUID, None] = OrderedDict()
         self._dirty: set[UUID] = set()
         self._look = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
@@ -333,6 +334,8 @@ class EventHub:
             if entry.job_id in self._by_job or entry.tenant_id in self._tenants:
                 self._mark((entry.job_id,), entry.tenant_id)
             return
+        if entry.job_id in self._over:
+            return  # the worker has not heard yet that the job was canceled
         if entry.type == "progress":
             latest = Latest(entry.step, entry.attempt, entry.data)
             self._progress[entry.job_id] = latest
@@ -373,6 +376,9 @@ class EventHub:
         elif item.terminal:
             self._progress.pop(row.job_id, None)
             self._shapes.pop(row.job_id, None)
+            self._over[row.job_id] = None
+            if len(self._over) > MAX_PROGRESS:
+                self._over.popitem(last=False)
         for feed in self._by_job.get(row.job_id, set()) | self._by_tenant.get(row.tenant_id, set()):
             feed.event(item, tenant_is_news=news)
 

@@ -200,7 +200,7 @@ class System:
     def _await_ready(self, workers: list[Service]) -> None:
         deadline = time.monotonic() + _READY_S
         wanted = {worker.environment[_WORKER_NAME] for worker in workers}
-        with httpx.Client(headers={"Authorization": f"Bearer {self.api_key}"}, timeout=5) as client:
+        with httpx.Client(headers={"Authorization": f"Bearer {self.api_key}"}, timeout=5, trust_env=False) as client:
             while missing := self._missing(client, wanted):
                 for service in self.services.values():
                     if service.fallen:

@@ -230,6 +230,7 @@ class Attempt:
         done = self._answered(lambda: lifecycle.complete(self._tools.db, self.claim, artifacts))
         if done is None:
             return
+        self._lease.close()
         _log.info("step %s: commit answered %s", self.claim.step_id, done.answer)
         self._tell(done.queues, done.seq)
         if done.answer != "fenced":
@@ -247,6 +248,7 @@ class Attempt:
         )
         if released is None:
             return
+        self._lease.close()
         _log.info("step %s: %s (%s): %s", claim.step_id, verdict.outcome, released.answer, verdict.message)
         self._tell(released.queues, released.seq)
 

@@ -52,10 +52,13 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Renews no more; nothing waits for the answer of a renewal under way, and nobody is told of it."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        # A renewal under way is bounded by the database's timeouts; nothing waits for its answer.
 
     def hurry(self) -> None:
         """Renew now: somebody hinted that the answer may have changed."""

@@ -5,6 +5,7 @@ Started by `workers.child` as `python -m workers.runner <descriptor>`; everythin
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -15,7 +16,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -31,7 +31,7 @@ from workers.engines.run import Engine, Output, Run
 from workers.verdict import judge
 
 BETWEEN_S: Final = 0.05
-"""Snapshots closer together than this are skipped, unless the phase changes or the work is done."""
+"""Of reports closer together than this only the newest is sent."""
 MAX_PREVIEW: Final = 1 << 20
 _log = logging.getLogger(__name__)
 
@@ -80,9 +80,13 @@ class Runner:
         number = int(facts["run"])
         for old in [other for other in self._stops if other < number]:
             del self._stops[old]
+        work = _Work(self._channel, number, self._stops, Path(facts["kept"]))
+        threading.Thread(target=work.send_reports, name="reports", daemon=True).start()
         try:
-            made = self._made(number, facts)
+            made = self._made(work, facts)
+            work.close()
         except BaseException as error:  # noqa: BLE001 - SystemExit of a library must not look like a crash
+            work.close()
             verdict = judge(error)
             if not isinstance(error, (Canceled, Yielded)):
                 _log.info("step %s ended: %s", facts.get("step"), verdict.message, exc_info=error)
@@ -93,11 +97,10 @@ class Runner:
             self._stops.pop(number, None)
             gc.collect()
 
-    def _made(self, number: int, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _made(self, work: _Work, facts: Mapping[str, Any]) -> list[dict[str, Any]]:
         # Decoders and numpy: nothing that an idle worker should carry.
         from workers.media import gate
 
-        work = _Work(self._channel, number, self._stops, Path(facts["kept"]))
         work.stop()
         name = str(facts["engine"])
         engine = self._engines.get(name) or self._engines.setdefault(name, registry.load(name))
@@ -140,21 +143,41 @@ class _Work:
         self._number = number
         self._stops = stops
         self._kept = kept
-        self._sent_at = float("-inf")
-        self._phase = ""
+        self._reporting = threading.Lock()
+        self._latest: Progress | None = None
+        self._due = threading.Event()
+        self._over = threading.Event()
         self._checkpoints = 0
         self._checked = 0
         self.finishing = False
 
     def report(self, progress: Progress) -> None:
-        now = time.monotonic()
-        finished = progress.fraction >= 1 or (
-            progress.frames_total is not None and progress.frames_done == progress.frames_total
-        )
-        if now - self._sent_at < BETWEEN_S and progress.phase == self._phase and not finished:
-            return
-        self._sent_at, self._phase = now, progress.phase
-        self._channel.send("progress", {"run": self._number, "progress": asdict(progress)})
+        with self._reporting:
+            first = self._latest is None
+            self._latest = progress
+        if first:
+            self._due.set()
+
+    def send_reports(self) -> None:
+        """Sends the newest report, at most one in `BETWEEN_S`, until finished; also the last before a long silence."""
+        with contextlib.suppress(ChannelClosed):
+            while not self._over.wait(BETWEEN_S):
+                self._due.wait()
+                self._due.clear()
+                self.flush()
+
+    def flush(self) -> None:
+        """Sends what was reported and not sent."""
+        with self._reporting:
+            progress, self._latest = self._latest, None
+            if progress is not None:
+                self._channel.send("progress", {"run": self._number, "progress": asdict(progress)})
+
+    def close(self) -> None:
+        """Sends the last report; nothing after it."""
+        self._over.set()
+        self._due.set()
+        self.flush()
 
     def preview(self, image: bytes, mime: str, width: int, height: int) -> None:
         if len(image) <= MAX_PREVIEW:

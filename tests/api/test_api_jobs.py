@@ -182,6 +182,17 @@ def test_a_replay_works_after_its_input_was_deleted(client: httpx.Client) -> Non
     assert client.post("/api/v1/jobs", json=animate(asset)).status_code == 404
 
 
+def test_one_key_retries_one_job(client: httpx.Client, picture: str) -> None:
+    first, second = (submit(client, picture) for _ in range(2))
+    for job in (first, second):
+        client.post(job["links"]["cancel"])
+    headers = {"Idempotency-Key": "retry"}
+    made = client.post(first["links"]["retry"], headers=headers).json()
+    assert client.post(first["links"]["retry"], headers=headers).json()["id"] == made["id"]
+    other_job = client.post(second["links"]["retry"], headers=headers)
+    assert (other_job.status_code, other_job.json()["code"]) == (422, "idempotency_key_reuse")
+
+
 def test_two_tenants_may_use_the_same_key(client: httpx.Client, other: httpx.Client, picture: str) -> None:
     headers = {"Idempotency-Key": "shared"}
     own = client.post("/api/v1/jobs", json=animate(picture), headers=headers).json()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
@@ -16,7 +17,9 @@ import pytest
 from service import ADMIN_KEY, Api, animate, serve
 from waiting import until
 
+from api.app import create_app
 from framewright.embedded.datadir import python_environment
+from framewright.settings import Settings
 
 HEAVY = ("torch", "diffusers", "workers", "PIL", "av", "numpy", "boto3", "alembic", "sqlalchemy")
 
@@ -100,19 +103,23 @@ def test_metrics_speak_of_routes_and_never_of_what_was_asked(client: httpx.Clien
     assert ADMIN_KEY not in text
 
 
-def test_a_surprise_is_a_500_that_tells_only_the_request_id(caplog: pytest.LogCaptureFixture, settings: object) -> None:
-    from starlette.testclient import TestClient
-
-    from api.app import create_app
-
-    app = create_app(lambda: settings)  # type: ignore[arg-type, return-value]
+def test_a_surprise_is_a_500_that_tells_only_the_request_id(
+    caplog: pytest.LogCaptureFixture, settings: Settings
+) -> None:
+    app = create_app(lambda: settings)
 
     @app.get("/surprise")
     def surprise() -> None:
         raise ZeroDivisionError("a secret of ours")
 
-    with TestClient(app) as inside, caplog.at_level(logging.ERROR):
-        answer = inside.get("/surprise", headers={"X-Request-Id": "find-me"})
+    async def ask() -> httpx.Response:
+        async with app.router.lifespan_context(app):
+            transport = httpx.ASGITransport(app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://inside") as client:
+                return await client.get("/surprise", headers={"X-Request-Id": "find-me"})
+
+    with caplog.at_level(logging.ERROR):
+        answer = asyncio.run(ask())
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "secret" not in answer.text
     assert "find-me" in caplog.text

@@ -114,6 +114,39 @@ def test_a_client_resumes_where_it_was(line: ClientConnection, job: Job, hand: H
     assert line.close_code == 1000
 
 
+def test_a_replay_for_one_listener_repeats_nothing_to_another(
+    api: Api, client: httpx.Client, line: ClientConnection, job: Job, hand: Hand
+) -> None:
+    topic = f"job:{job['id']}"
+    say(line, op="subscribe", topics=[topic, "tenant"], keep_open=True)
+    hear_until(line, lambda message: message["type"] == "snapshot" and message["topic"] == "tenant")
+    claim = hand.claim()
+    started = [hear(line), hear(line)]
+    assert [(event["topic"], event["seq"]) for event in started] == [(topic, 2), ("tenant", 2)]
+    with dial(api, client) as late:
+        say(late, op="subscribe", topics=[topic], after={topic: 0})
+        hear_until(late, lambda message: message.get("seq") == 2)
+        hand.fail(claim)
+        assert [event["seq"] for event in of("event", rest(late))] == [3, 4]
+    rows = hear_until(line, lambda message: message["topic"] == "tenant" and message["seq"] == 4)
+    assert [(event["topic"], event["seq"]) for event in rows] == [(topic, 3), ("tenant", 3), (topic, 4), ("tenant", 4)]
+
+
+def test_after_the_end_no_progress_comes(line: ClientConnection, job: Job, client: httpx.Client, hand: Hand) -> None:
+    topic = f"job:{job['id']}"
+    claim = hand.claim()
+    say(line, op="subscribe", topics=[topic], keep_open=True)
+    hear_until(line, lambda message: message["type"] == "snapshot")
+    client.post(job["links"]["cancel"])
+    hear_until(line, lambda message: message.get("event") == "canceled")
+    hand.progress(claim, 0.7)
+    another = client.post("/api/v1/jobs", json=animate(job["input"]["image"])).json()
+    say(line, op="subscribe", topics=[f"job:{another['id']}"])
+    other_claim = hand.claim()
+    hand.progress(other_claim, 0.2)
+    assert hear_until(line, lambda message: message["type"] == "progress")[-1]["job"] == another["id"]
+
+
 def test_keep_open_outlives_the_job(line: ClientConnection, job: Job, client: httpx.Client) -> None:
     client.post(job["links"]["cancel"])
     say(line, op="subscribe", topics=[f"job:{job['id']}"], keep_open=True)

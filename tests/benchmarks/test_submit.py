@@ -101,7 +101,9 @@ def _stock(system: System) -> Iterator[tuple[str, psutil.Process]]:
         "STOCK_REDIS_URL": system.servers.redis_url,
     }
     process = subprocess.Popen(
-        [*argv, "--port", str(port), "--no-access-log", "--log-level", "warning"], env=environment, cwd="/"
+        [*argv, "--port", str(port), "--no-access-log", "--log-level", "warning", "--timeout-keep-alive", "75"],
+        env=environment,
+        cwd="/",
     )
     try:
         deadline = time.monotonic() + 60

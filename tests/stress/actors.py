@@ -69,9 +69,9 @@ class World:
                 del self.held[claim.fence]
             return claim
 
-    def some_job(self, rng: random.Random) -> tuple[str, UUID] | None:
+    def some_job(self, rng: random.Random, *, latest: int = 10**6) -> tuple[str, UUID] | None:
         with self.lock:
-            return rng.choice(self.jobs) if self.jobs else None
+            return rng.choice(self.jobs[-latest:]) if self.jobs else None
 
     def has_won(self, claim: Claim) -> None:
         with self.lock:
@@ -187,7 +187,7 @@ class Actor:
         return self._release(claim) if claim else None
 
     def _release(self, claim: Claim) -> str:
-        outcome = self.rng.choice(list(RETRIES) if self.rng.random() < 0.15 else GENTLE)
+        outcome = self.rng.choice(list(RETRIES) if self.rng.random() < 0.25 else GENTLE)
         return lifecycle.release(self.world.db, claim, outcome, message="stress").answer
 
     def race(self) -> str | None:
@@ -216,7 +216,7 @@ class Actor:
         return f"-> {lifecycle.cancel(self.world.db, *job, 'stress').state}" if job else None
 
     def patch(self) -> str | None:
-        job = self.world.some_job(self.rng)
+        job = self.world.some_job(self.rng, latest=3)
         return lifecycle.patch(self.world.db, *job, priority=self.rng.randrange(-2, 3)).state if job else None
 
     def delete(self) -> str | None:

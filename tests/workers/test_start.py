@@ -70,9 +70,9 @@ def present(desk, process):
 
 
 def attempt_of(desk, process, job_id):
-    """The job once that worker runs it and has renewed."""
+    """Returns once that worker runs the job and has shown a step of it."""
     until(lambda: any(a.worker == process.name_of_worker and a.ended_at is None for a in desk.job(job_id).attempts))
-    return desk.running(job_id)
+    until(lambda: any(entry.data.get("step") for entry in desk.live(job_id)))
 
 
 def test_a_doorbell_wakes_a_worker_that_would_not_look_for_an_hour(desk, begin, quick):
