@@ -110,9 +110,12 @@ class EventHub:
 
     async def close(self) -> None:
         self.drain()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        running = set(self._tasks)
+        while running:
+            # More than once: a client library that is connecting may take a cancellation for its own timeout.
+            for task in running:
+                task.cancel()
+            _, running = await asyncio.wait(running, timeout=1)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     # -- listeners -----------------------------------------------------------------------------------------------

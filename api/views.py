@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.hub import Latest
 from framewright import ids
 from framewright.catalogue import ModelRow, describe
-from framewright.jobs import JobState, Outcome, Status, StepState
+from framewright.jobs import PLAYBACK, POSTER, JobState, Outcome, Status, StepState
 from framewright.rows import AssetRow, AttemptRow, JobRow, KeyRow, OutputRow, QueueRow, StepRow, WorkerRow
 
 _FINAL_CODES = frozenset({"bad_input", "poison"})
@@ -43,8 +43,11 @@ class EtaView(View):
 
 
 class OutputLinks(View):
+    """`thumbnail`: a JPEG of the clip. `playback`: an H.264 rendition of it, for players without HEVC."""
+
     content: str
     thumbnail: str | None
+    playback: str | None
 
 
 class OutputView(View):
@@ -295,7 +298,7 @@ class Views:
             input=dict(row.input),
             params=dict(row.params),
             adjusted=tuple(dict(one) for one in row.adjusted),
-            outputs=tuple(self._output(output) for output in row.outputs),
+            outputs=tuple(self._output(output, row.outputs) for output in row.outputs),
             error=_error(row),
             steps=tuple(_step(step) for step in row.steps),
             attempts=tuple(attempt(one) for one in row.attempts),
@@ -347,8 +350,10 @@ class Views:
             links=UploadLinks(complete=f"{self._base}/uploads/{upload_id}/complete"),
         )
 
-    def _output(self, row: OutputRow) -> OutputView:
+    def _output(self, row: OutputRow, outputs: Sequence[OutputRow]) -> OutputView:
         name = ids.public(ids.ASSET, row.id)
+        beside = {one.name: self._content(one) for one in outputs if one.step_name == row.step_name}
+        clip = row.content_type.startswith("video/") and row.name != PLAYBACK
         return OutputView(
             name=row.name,
             asset=name,
@@ -363,8 +368,15 @@ class Views:
             codecs=row.codecs,
             state=row.state,
             expires_at=row.expires_at,
-            links=OutputLinks(content=f"{self._base}/assets/{name}/content", thumbnail=None),
+            links=OutputLinks(
+                content=self._content(row),
+                thumbnail=beside.get(POSTER) if clip else None,
+                playback=beside.get(PLAYBACK) if clip else None,
+            ),
         )
+
+    def _content(self, row: OutputRow) -> str:
+        return f"{self._base}/assets/{ids.public(ids.ASSET, row.id)}/content"
 
 
 def attempt(row: AttemptRow) -> AttemptView:

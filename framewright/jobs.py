@@ -141,6 +141,10 @@ class Phase(StrEnum):
     UPLOADING = "uploading"
 
 
+# Names of the files that accompany a clip: a JPEG of it, and an H.264 rendition for players without HEVC.
+POSTER = "poster"
+PLAYBACK = "playback"
+
 TERMINAL_EVENTS = frozenset({"succeeded", "failed", "canceled"})
 
 

@@ -22,6 +22,8 @@ MAX_PENDING: Final = 4096
 """Values waiting for Redis; the oldest goes first. Each is the newest of its kind and job."""
 BETWEEN_S: Final = 0.25
 """Least time between two progress or two preview entries of one job."""
+PACE_S: Final = 0.01
+"""Least time between two round trips: the first value goes at once, the rest of a burst goes together."""
 STALE_S: Final = 30.0
 """A value that could not be sent for this long is dropped: clients have asked Postgres by then."""
 IDLE_S: Final = 30.0
@@ -122,6 +124,7 @@ class Live:
                 if self._failures:
                     _log.info("live publishing works again")
                 self._failures = 0
+                self._paused_until = time.monotonic() + PACE_S
         self._redis.close()
 
     def _take(self) -> dict[tuple[Kind, UUID], _Value]:

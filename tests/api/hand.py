@@ -45,20 +45,22 @@ class Hand:
         if self.live:
             self.live.progress(claim, progress)
 
-    def artifact(self, claim: Claim, folder: Any, body: bytes = FILE) -> Artifact:
+    def artifact(
+        self, claim: Claim, folder: Any, body: bytes = FILE, *, name: str = "video.mp4", kind: str = "video/mp4"
+    ) -> Artifact:
         """A stored file; its bytes are no video, because nobody here plays it."""
-        key = output_key(claim.tenant_id, claim.job_id, claim.step_name, claim.fence, "video.mp4")
-        path = folder / "video.mp4"
+        key = output_key(claim.tenant_id, claim.job_id, claim.step_name, claim.fence, name)
+        path = folder / name
         path.write_bytes(body)
         digest = hashlib.sha256(body).digest()
         storage = Storage(self.settings)
-        storage.put_file(key, path, "video/mp4", sha256=digest)
+        storage.put_file(key, path, kind, sha256=digest)
         storage.close()
         meta = {"width": 64, "height": 48, "frames": 4, "fps": "4/1", "duration_s": 1.0, "codecs": "hvc1.1.6.L30.B0"}
-        return Artifact("video.mp4", key, len(body), digest, "video/mp4", meta)
+        return Artifact(name, key, len(body), digest, kind, meta)
 
-    def complete(self, claim: Claim, folder: Any) -> None:
-        done = lifecycle.complete(self.db, claim, [self.artifact(claim, folder)])
+    def complete(self, claim: Claim, folder: Any, *beside: Artifact) -> None:
+        done = lifecycle.complete(self.db, claim, [self.artifact(claim, folder), *beside])
         assert done.answer == "ok"
         self.poke(claim, done.seq)
 

@@ -65,6 +65,20 @@ def test_a_job_runs_succeeds_and_hands_out_its_file(
     assert client.get(output["links"]["content"], params={"proxy": 1}).content == FILE
 
 
+def test_a_clip_leads_to_its_poster_and_to_a_rendition_that_every_browser_plays(
+    client: httpx.Client, picture: str, hand: Hand, tmp_path: Path
+) -> None:
+    job = submit(client, picture)
+    claim = hand.claim()
+    poster = hand.artifact(claim, tmp_path, b"a picture", name="poster", kind="image/jpeg")
+    playback = hand.artifact(claim, tmp_path, b"a rendition", name="playback")
+    hand.complete(claim, tmp_path, poster, playback)
+    clip, still, rendition = client.get(job["links"]["self"]).json()["outputs"]
+    assert client.get(clip["links"]["thumbnail"], params={"proxy": 1}).content == b"a picture"
+    assert client.get(clip["links"]["playback"], params={"proxy": 1}).content == b"a rendition"
+    assert {one["links"]["thumbnail"] for one in (still, rendition)} == {None}
+
+
 def test_a_failed_job_says_what_was_wrong_where(client: httpx.Client, picture: str, hand: Hand) -> None:
     job = submit(client, picture)
     hand.fail(hand.claim())

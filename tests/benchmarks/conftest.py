@@ -39,7 +39,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("figures")
         for line in figures.table():
             terminalreporter.write_line(line)
-        terminalreporter.write_line(f"\n{path.read_text()}")
         terminalreporter.write_line(f"written to {path}")
 
 

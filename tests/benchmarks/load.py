@@ -63,15 +63,28 @@ def cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def family_cpu_s(process: psutil.Process) -> float:
-    """As `cpu_s`, with the living children; one that ends takes its time with it."""
-    total = cpu_s(process)
-    for child in process.children(recursive=True):
+def sessions_cpu_s(postgres: int, database: str) -> dict[int, float]:
+    """CPU time (s) of the Postgres sessions on a database, by process number."""
+    found = {}
+    for child in psutil.Process(postgres).children():
         try:
-            total += cpu_s(child)
+            if database in " ".join(child.cmdline()).split():
+                found[child.pid] = cpu_s(child)
         except psutil.NoSuchProcess:
             continue
-    return total
+    return found
+
+
+def grown_s(before: Mapping[int, float], after: Mapping[int, float]) -> float:
+    """How much time went by for those who are there now."""
+    return sum(value - before.get(pid, 0.0) for pid, value in after.items())
+
+
+def memory(process: psutil.Process) -> dict[str, float]:
+    """Resident memory in MB, and where the system says so the part that is its own (USS) and its share (PSS)."""
+    told = process.memory_full_info()
+    found = {f"{name}_mb": getattr(told, name, None) for name in ("rss", "uss", "pss")}
+    return {name: round(value / 1e6, 1) for name, value in found.items() if value is not None}
 
 
 def settle() -> None:

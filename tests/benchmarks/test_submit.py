@@ -19,7 +19,7 @@ import psutil
 import psycopg
 import redis
 from figures import Figure, Figures, rounded
-from load import Post, cpu_s, family_cpu_s, sender, settle
+from load import Post, cpu_s, grown_s, memory, sender, sessions_cpu_s, settle
 
 from framewright.local import System
 
@@ -47,18 +47,20 @@ def test_cpu_of_a_durable_submit(build: Callable[..., System], figures: Figures)
     ms: dict[str, list[float]] = {name: [] for name in posts}
     database_ms: dict[str, list[float]] = {name: [] for name in posts}
     with _stock(system) as (stock_url, stock), _idle_fleet(system), sender(stock_url) as a, sender(system.url) as b:
-        server = psutil.Process(postgres.pid)
         ours = psutil.Process(system.services["api"].pid)
         for at in range(-1, ROUNDS):
             # Turn about, so that whatever else the machine does meets all of them.
             for name, post in posts.items():
                 process, send = (stock, a) if name == "stock" else (ours, b)
-                before, before_database = cpu_s(process), family_cpu_s(server)
+                database = "stock" if name == "stock" else "framewright"
+                before, sessions = cpu_s(process), sessions_cpu_s(postgres.pid, database)
                 send(post, WARM_UP if at < 0 else REQUESTS)
                 settle()
                 if at >= 0:
                     ms[name].append((cpu_s(process) - before) * 1000 / REQUESTS)
-                    database_ms[name].append((family_cpu_s(server) - before_database) * 1000 / REQUESTS)
+                    in_postgres_s = grown_s(sessions, sessions_cpu_s(postgres.pid, database))
+                    database_ms[name].append(in_postgres_s * 1000 / REQUESTS)
+            used = memory(ours)
             figures.say(f"submit round {at + 1} of {ROUNDS}: {_latest(ms)}")
     for name, title in (("ours", "without"), ("ours_idempotent", "with")):
         figures.add(
@@ -79,6 +81,9 @@ def test_cpu_of_a_durable_submit(build: Callable[..., System], figures: Figures)
                 },
             )
         )
+    figures.add(
+        Figure("used_api_rss_mb", "RSS of an API process after those submits", used["rss_mb"], "MB", None, used)
+    )
 
 
 def _latest(ms: Mapping[str, list[float]]) -> str:

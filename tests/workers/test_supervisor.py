@@ -28,15 +28,13 @@ def test_a_job_is_run_without_any_doorbell_and_its_file_carries_its_own_stamp(de
 def test_progress_and_previews_are_shown_live_and_never_fall(desk, worker, quick):
     job_id = desk.submit(steps=8, step_ms=60, preview_every=2)
     desk.succeeded(job_id)
-
-    last = until(lambda: [e for e in desk.live(job_id) if e.type == "poke" and e.seq >= desk.job(job_id).event_seq])
+    until(lambda: any(e.type == "poke" and e.seq >= desk.job(job_id).event_seq for e in desk.live(job_id)))
+    until(lambda: any(e.data.get("phase") == "uploading" for e in desk.live(job_id)))
     fractions = [entry.data["fraction"] for entry in desk.live(job_id) if entry.type == "progress"]
     assert fractions == sorted(fractions)
     assert len(set(fractions)) >= 3
     assert max(fractions) <= 0.99
-    assert {"rendering", "uploading"} & {e.data["phase"] for e in desk.live(job_id) if e.type == "progress"}
     assert any(entry.type == "preview" and entry.data["mime"] == "image/jpeg" for entry in desk.live(job_id))
-    assert last
 
 
 def test_a_runner_that_is_killed_costs_a_retry_on_a_new_runner_and_nothing_else(desk, worker, tmp_path):

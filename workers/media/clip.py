@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from framewright.errors import EngineError
-from framewright.jobs import Phase, Progress
+from framewright.jobs import PLAYBACK, POSTER, Phase, Progress
 from workers.engines.run import Expected, Output, Run
 from workers.media import encoders, ffmpeg, sandbox
 from workers.media.encoders import Encoder
@@ -166,7 +166,7 @@ class _Watch:
             return Output(name=name, path=self._run.workdir / f"{name}.mp4", content_type="video/mp4", expect=expect)
 
         poster = Output(
-            name="poster", path=self._run.workdir / "poster.jpg", content_type="image/jpeg", meta=self._poster
+            name=POSTER, path=self._run.workdir / "poster.jpg", content_type="image/jpeg", meta=self._poster
         )
         outputs = [video("video", encoder.codec, self._shape.width, self._shape.height), poster]
-        return outputs if playback is None else [*outputs, video("playback", "h264", *playback)]
+        return outputs if playback is None else [*outputs, video(PLAYBACK, "h264", *playback)]
