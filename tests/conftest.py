@@ -6,42 +6,17 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from buckets import Bucket
 
 from framewright import embedded
 from framewright.settings import Settings
 
 PEPPER = "pepper-of-the-tests-0123456789abcdef"
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """An S3 bucket that exists, and who may use it."""
-
-    endpoint: str
-    name: str
-    access_key: str
-    secret_key: str
-
-    def client(self) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(
-                signature_version="s3v4", s3={"addressing_style": "path"}, connect_timeout=5, read_timeout=30
-            ),
-        )
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import pytest
 from botocore.exceptions import ClientError
-from conftest import Bucket
+from buckets import Bucket
 from starter import Starter
 
 from framewright import embedded

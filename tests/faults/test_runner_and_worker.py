@@ -123,7 +123,7 @@ def test_a_busy_worker_that_is_terminated_hands_its_step_back_for_free(build: Ca
     house.system.services["worker"].stop()
     assert house.outcomes(job) == ["yielded"]
     released = house.job(job)
-    assert (released["phase"], released["steps"][0]["status"] if "steps" in released else "ready") == (None, "ready")
+    assert (released["phase"], released["steps"][0]["state"]) == (None, "ready")
     house.system.spawn_worker()
     ended = house.succeeded(job)
     assert house.outcomes(job) == ["yielded", "succeeded"]

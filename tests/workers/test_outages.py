@@ -61,8 +61,8 @@ def test_a_commit_waits_for_a_database_that_hangs(own, own_servers):
         own_servers.postgres.pause()
         released = threading.Timer(6, own_servers.postgres.resume)
         released.start()
-        job = own.succeeded(job_id)
         released.join()
+        job = own.succeeded(job_id)
         assert [attempt.n for attempt in job.attempts] == [1]
 
 
