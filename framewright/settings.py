@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         (),
         description="Further origins, comma separated, whose pages may open sockets; the public URL's own origin always may.",
     )
-    max_json_kb: int = Field(256, ge=16, le=8192, description="Largest JSON body (KiB).")
+    max_json_kb: int = Field(512, ge=16, le=8192, description="Largest JSON body (KiB).")
     max_upload_mb: int = Field(2048, ge=1, description="Largest uploaded asset (MiB).")
     max_pixels: int = Field(33_177_600, ge=1_000_000, description="Largest picture (pixels, width x height).")
     max_queued: int = Field(100_000, ge=1, description="Open jobs over this answer 429 and make readiness fail.")

@@ -132,7 +132,7 @@ def _one_job(client: Client, args: argparse.Namespace, picture: Path, wished: Pa
 
 def _ready_lines(system: System) -> list[str]:
     return [
-        f"Framewright runs at {system.url} (API pages at {system.url}/docs)",
+        f"Framewright runs at {system.url} (every route: {system.url}/api/v1/openapi.json)",
         f"API key: {system.api_key}",
         "In another terminal: framewright animate photo.jpg; framewright jobs ls. Ctrl-C stops it.",
     ]
