@@ -10,6 +10,7 @@ from typing import Annotated
 
 from fastapi import Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi.security.utils import get_authorization_scheme_param
 from starlette.concurrency import run_in_threadpool
 
 from framewright import keys, store
@@ -82,6 +83,14 @@ class Keyring:
     def _kept(self, key_id: str) -> KeyRow | None:
         kept = self._rows.get(key_id)
         return kept[1] if kept and time.monotonic() - kept[0] < FRESH_S else None
+
+
+def check_shape(authorization: str) -> None:
+    """`Unauthenticated` when this header cannot hold a key; asks nobody whether the key is one."""
+    scheme, text = get_authorization_scheme_param(authorization)
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("send a valid API key as a bearer token")
+    keys.parse(text)
 
 
 async def caller(

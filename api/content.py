@@ -81,7 +81,10 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 def file_name(row: AssetRow) -> str:
     """A name to save the file under."""
-    return row.filename or f"{ids.public(ids.ASSET, row.id)}.{_EXTENSIONS.get(row.content_type, 'bin')}"
+    extension = _EXTENSIONS.get(row.content_type, "bin")
+    if row.origin == "output" and row.job_id is not None:
+        return f"{ids.public(ids.JOB, row.job_id)}.{row.filename or 'file'}.{extension}"
+    return row.filename or f"{ids.public(ids.ASSET, row.id)}.{extension}"
 
 
 def _etag(row: AssetRow) -> str:

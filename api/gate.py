@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api import strict
+from api import auth, strict
 from api.problems import Problems, problem, request_id, route_of
 from framewright.errors import BadRequest, BodyTooLarge, FramewrightError, UnsupportedMedia
 from framewright.ids import uuid7
@@ -29,6 +30,14 @@ _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 # A client that is still writing does not read: what it sends past the cap is thrown away up to here, then cut off.
 _DISCARD_BYTES = 256 * 2**20
 _DISCARD_S = 15.0
+_BODY_S = 30.0
+_KEYED = "/api/v1/"
+# Above this many bytes, reading JSON would hold up everyone else.
+_THREAD_BYTES = 16 * 1024
+
+
+class _BodyLate(Exception):
+    """The body did not come in time."""
 
 
 class Gate:
@@ -42,16 +51,18 @@ class Gate:
         max_json: Callable[[], int],
         raw_routes: frozenset[tuple[str, str]],
         record: Callable[[str, str, int, float], None],
+        body_s: float = _BODY_S,
     ) -> None:
         """`max_json()` is in bytes and asked at each request; `raw_routes` (method, path) read their own body.
 
-        `record(method, route, status, seconds)` hears of every answer.
+        `record(method, route, status, seconds)` hears of every answer; a JSON body may take `body_s` seconds to come.
         """
         self._app = app
         self._problems = problems
         self._limit = max_json
         self._raw_routes = raw_routes
         self._record = record
+        self._body_s = body_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,12 +73,26 @@ class Gate:
         started = time.perf_counter()
         try:
             _check_target(scope)
-            if scope["method"] not in _BODYLESS and (scope["method"], scope["path"]) not in self._raw_routes:
-                receive = await self._read_json(scope, headers, receive)
+            if scope["method"] not in _BODYLESS:
+                if scope["path"].startswith(_KEYED):
+                    auth.check_shape(headers.get(b"authorization", b"").decode("latin-1"))
+                if (scope["method"], scope["path"]) not in self._raw_routes:
+                    receive = await self._read_json(scope, headers, receive)
             await self._app(scope, receive, answer.send)
         except FramewrightError as error:
             if answer.status is None:
                 await self._problems.answer(error, scope)(scope, receive, answer.send)
+        except _BodyLate:
+            # Whatever still comes is not worth waiting for.
+            late = problem(
+                408,
+                "request_timeout",
+                f"the body did not come within {self._body_s:g} s",
+                scope,
+                retryable=True,
+                headers={"Connection": "close"},
+            )
+            await late(scope, receive, answer.send)
         except ClientDisconnect:
             log.debug("request %s: the client left", request_id(scope))
         except Exception:
@@ -90,21 +115,32 @@ class Gate:
             if headers.get(b"expect", b"").lower() != b"100-continue":
                 await _discard(receive)
             raise _too_large(limit)
-        body = bytearray()
-        more = True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise BadRequest("the request ended before its body did")
-            body += message.get("body", b"")
-            more = message.get("more_body", False)
-            if len(body) > limit:
-                await _discard(receive, more=more)
-                raise _too_large(limit)
+        try:
+            async with asyncio.timeout(self._body_s):
+                body, more = await _read(receive, limit)
+        except TimeoutError:
+            raise _BodyLate from None
+        if len(body) > limit:
+            await _discard(receive, more=more)
+            raise _too_large(limit)
         if body:
             _check_type(headers)
-            scope[JSON] = strict.loads(bytes(body))
-        return _replay(bytes(body), receive)
+            large = len(body) > _THREAD_BYTES
+            scope[JSON] = await run_in_threadpool(strict.loads, body) if large else strict.loads(body)
+        return _replay(body, receive)
+
+
+async def _read(receive: Receive, limit: int) -> tuple[bytes, bool]:
+    """The body, or its beginning when it is over the limit, and whether there is more."""
+    body = bytearray()
+    more = True
+    while more and len(body) <= limit:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise BadRequest("the request ended before its body did")
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return bytes(body), more
 
 
 def _too_large(limit: int) -> BodyTooLarge:

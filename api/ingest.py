@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 from api.parts import Parts
 from api.spool import Spooled
 from framewright import ids, probe, storage, store
-from framewright.errors import FieldError, FramewrightError, UnsupportedMedia
+from framewright.errors import DatabaseUnavailable, FieldError, FramewrightError, UnsupportedMedia
 from framewright.rows import AssetRow, NewAsset
 
 
@@ -21,11 +22,23 @@ def ingest(parts: Parts, tenant_id: str, file: Spooled, filename: str | None) ->
     known = store.find_asset_by_sha(parts.db, tenant_id, file.sha256, ttl_h=ttl_h)
     if known is not None:
         return known
+    return stored(parts, tenant_id, file, filename, lambda asset: store.insert_asset(parts.db, asset))
+
+
+def stored(
+    parts: Parts, tenant_id: str, file: Spooled, filename: str | None, record: Callable[[NewAsset], AssetRow]
+) -> AssetRow:
+    """Puts a file under a key that nobody was ever given a link to write to, then has `record` commit it.
+
+    When `record` answers another asset, or refuses, the object is taken away again.
+    """
     asset_id = ids.uuid7()
-    asset = looked_at(parts, tenant_id, asset_id, file, key=storage.asset_key(tenant_id, asset_id), filename=filename)
+    asset = _looked_at(parts, tenant_id, asset_id, file, key=storage.asset_key(tenant_id, asset_id), filename=filename)
     parts.storage.put_file(asset.key, file.path, asset.content_type, sha256=file.sha256, retry_s=0)
     try:
-        row = store.insert_asset(parts.db, asset)
+        row = record(asset)
+    except DatabaseUnavailable:
+        raise  # it may have been committed; an object too many is better than one too few
     except FramewrightError:
         parts.storage.delete([asset.key])
         raise
@@ -34,7 +47,7 @@ def ingest(parts: Parts, tenant_id: str, file: Spooled, filename: str | None) ->
     return row
 
 
-def looked_at(
+def _looked_at(
     parts: Parts, tenant_id: str, asset_id: UUID, file: Spooled, *, key: str, filename: str | None
 ) -> NewAsset:
     """What the bytes are, whatever their name says."""

@@ -25,7 +25,8 @@ send `{"op":"auth","ticket":"…"}` within 5 s. After `welcome`, send
 `{"op":"subscribe","id":1,"topics":["job:job_…","tenant","queue","workers"],"after":{"job:job_…":41}}`. For each topic
 come the events with `seq > after`, or a `snapshot`, then every `event` and the newest `progress`. With
 `"previews":true` binary messages bring previews: `u32be json_len | json | bytes`. `unsubscribe` and `ping` exist too.
-Close codes: 1000 every job has ended (unless `"keep_open":true`), 1001 draining, 1012 restarting, 1013 overloaded,
+Close codes: 1000 every job has ended (unless `"keep_open":true`), 1001 draining, 1011 our fault, 1012 restarting,
+1013 overloaded,
 4400 bad message, 4401 unauthenticated, 4403 forbidden, 4404 unknown topic, 4408 no ticket in time, 4413 message too
 large, 4429 too slow or too many messages. Reconnect and resume with `after`.
 """

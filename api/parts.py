@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import Depends, Request
@@ -32,6 +34,52 @@ log = logging.getLogger("framewright.api")
 DEFAULT_TENANT = "default"
 # With libpq's two seconds to connect this keeps "the database is away" within three, even when it is frozen.
 STATEMENT_S = 2.0
+WATCH_S = 3.0
+# S3 that is frozen keeps a question for as long as its timeouts allow; its last answer is worth no more than this.
+STALE_S = 10.0
+_JOIN_S = 1.0
+
+
+class StorageWatch:
+    """Asks S3 whether it is there, on a thread of its own, so that nobody who wants to know waits for it."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="storage-watch", daemon=True)
+        self._detail: str | None = None
+        self._at: float | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def last(self) -> tuple[Literal["ok", "down", "starting"], str | None]:
+        """The last answer and what was wrong; it never waits. `starting` is before the first one."""
+        if self._at is None:
+            return "starting", "S3 was not heard of yet"
+        if self._detail is None and time.monotonic() - self._at > STALE_S:
+            return "down", f"S3 did not answer for more than {STALE_S:.0f} s"
+        return ("ok", None) if self._detail is None else ("down", self._detail)
+
+    def close(self) -> None:
+        """Ends the thread; one that S3 holds up is left to end with its question, and not waited for."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(_JOIN_S)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._storage.ping()
+                self._detail = None
+            except FramewrightError as error:
+                self._detail = error.detail
+            except Exception:
+                if not self._closing.is_set():
+                    log.exception("S3 cannot be watched")
+                self._detail = "S3 cannot be asked; the log says why"
+            self._at = time.monotonic()
+            self._closing.wait(WATCH_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +89,7 @@ class Parts:
     settings: Settings
     db: Database
     storage: Storage
+    storage_watch: StorageWatch
     ringer: Ringer
     live: Live
     keyring: Keyring
@@ -67,6 +116,7 @@ class Parts:
 
     def prepare(self) -> None:
         """Makes sure that tenant, bootstrap key and bucket exist; tries until they do or the process ends."""
+        self.storage_watch.start()
         self._until_done(self._bootstrap)
         self.prepared.set()
         self._until_done(self.storage.ensure_bucket)
@@ -93,10 +143,11 @@ class Parts:
         parsed = keys.parse(given.get_secret_value())
         digest = keys.digest(self.settings.key_pepper.get_secret_value(), parsed.secret)
         if store.find_key(self.db, parsed.id) is None:
-            store.insert_key(self.db, parsed.id, DEFAULT_TENANT, "bootstrap", digest, keys.ADMIN_SCOPES)
+            store.insert_key(self.db, parsed.id, DEFAULT_TENANT, "bootstrap", digest, keys.SCOPES)
 
     async def close(self) -> None:
         self.closing.set()
+        await asyncio.to_thread(self.storage_watch.close)
         await self.hub.close()
         self.ingestion.shutdown(wait=False, cancel_futures=True)
         self.ringer.close()
@@ -114,6 +165,7 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         max_overflow=8,
         statement_s=STATEMENT_S,
     )
+    storage = Storage(settings)
     boards: dict[str, Callable[[], Any]] = {
         "queue": lambda: [views.queue(row).model_dump(mode="json") for row in store.queues(db)],
         "workers": lambda: [views.worker(row).model_dump(mode="json") for row in made.fleet()],
@@ -121,7 +173,8 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     made = Parts(
         settings=settings,
         db=db,
-        storage=Storage(settings),
+        storage=storage,
+        storage_watch=StorageWatch(storage),
         ringer=Ringer(settings),
         live=Live(settings),
         keyring=Keyring(db, settings.key_pepper.get_secret_value()),

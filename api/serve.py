@@ -9,6 +9,7 @@ import socket
 import tempfile
 
 from uvicorn import Config, Server
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.supervisors.multiprocess import Multiprocess, Process
 
@@ -22,6 +23,82 @@ SHUTDOWN_S = 10
 MAX_FRAME = 1024 * 1024
 """Above our own cap of 64 KiB, so that a message that is too large is answered 4413 and not cut off."""
 LINGER_S = 10.0
+MAX_HEAD = 64 * 1024
+"""Bytes of a request line with its headers, and of anything else that is no body."""
+HEAD_S = 10.0
+_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+
+
+class Http(HttpToolsProtocol):
+    """Bounds what a client may send before it has asked for anything: the parser itself takes headers for ever."""
+
+    _unused = 0
+    _in_head = True
+    _upgraded = False
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._forget_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """In pieces, so that a body in the same read as its headers does not count as one of them."""
+        if self._in_head and self._head_timer is None:
+            self._await_head()
+        while data and not self._upgraded and not self.transport.is_closing():
+            room = MAX_HEAD - self._unused
+            if room <= 0:
+                self._refuse()
+                return
+            piece, data = data[:room], data[room:]
+            self._unused += len(piece)
+            super().data_received(piece)
+
+    def on_headers_complete(self) -> None:
+        self._unused = 0
+        self._in_head = False
+        self._forget_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unused = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unused = 0
+        self._in_head = True
+        super().on_message_complete()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._upgraded = True
+        super().handle_websocket_upgrade()
+
+    def _busy(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self) -> None:
+        if not self._busy():
+            self.transport.write(_TOO_LARGE)
+        self.transport.close()
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(HEAD_S, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self._busy():
+            # What comes after the request in hand may be held back by ourselves.
+            self._await_head()
+        else:
+            self.transport.close()
+
+    def _forget_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
 
 class Socket(WebSocketsSansIOProtocol):
@@ -78,6 +155,7 @@ def config(host: str, port: int, workers: int) -> Config:
         host=host,
         port=port,
         workers=workers,
+        http=Http,
         ws=Socket,
         ws_max_size=MAX_FRAME,
         ws_ping_interval=PING_S,

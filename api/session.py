@@ -20,7 +20,7 @@ from api.auth import Caller
 from api.feed import Feed, Item
 from api.messages import Auth, Message, Subscribe, Unsubscribe
 from api.parts import Parts
-from api.subscriptions import MissingScope, Subscriptions, TooManyTopics, UnknownTopic
+from api.subscriptions import BadMoment, MissingScope, Subscriptions, TooManyTopics, UnknownTopic
 from framewright import store
 from framewright.errors import BadRequest, DatabaseUnavailable, InvalidParams
 
@@ -62,12 +62,18 @@ class Session:
             await self._converse()
         except Hangup as end:
             log.debug("socket closed: %d %s", end.code, end.reason)
-            # A client that does not read does not read the close either; the server drops it in the end.
-            with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
-                async with asyncio.timeout(CLOSE_S):
-                    await self._socket.close(end.code, end.reason)
+            await self._close(end.code, end.reason)
         except WebSocketDisconnect:
             log.debug("a client left")
+        except Exception:
+            log.exception("a socket failed")
+            await self._close(1011, "something went wrong here")
+
+    async def _close(self, code: int, reason: str) -> None:
+        # A client that does not read does not read the close either; the server drops it in the end.
+        with contextlib.suppress(TimeoutError, RuntimeError, WebSocketDisconnect):
+            async with asyncio.timeout(CLOSE_S):
+                await self._socket.close(code, reason)
 
     async def _converse(self) -> None:
         if self._hub.draining:
@@ -133,6 +139,8 @@ class Session:
             await subscriptions.add(message)
         except UnknownTopic:
             raise Hangup(4404, "no such topic") from None
+        except BadMoment:
+            raise Hangup(4400, "/after/tenant: a time between the years 1970 and 9998") from None
         except MissingScope as missing:
             raise Hangup(4403, f"the key behind this ticket lacks the scope {missing}") from None
         except TooManyTopics:

@@ -76,9 +76,31 @@ def loads(body: bytes) -> Any:
         raise BadRequest(f"the body is not JSON (character {error.pos}: {_reason(error)})") from None
     except RecursionError:
         raise _invalid("", "too_deep", f"the body nests deeper than {MAX_DEPTH} levels") from None
-    if parser.refused or _ESCAPE.search(text) or text.count("[") + text.count("{") > MAX_DEPTH:
+    suspect = _ESCAPE.search(text) or text.count("[") + text.count("{") > MAX_DEPTH
+    if parser.refused or (suspect and not _sound(document)):
         _check(document)
     return document
+
+
+def _sound(document: Any) -> bool:
+    """Whether `_check` would find nothing, level by level and without knowing where anything stands."""
+    level = [document]
+    for _ in range(MAX_DEPTH + 1):
+        below: list[Any] = []
+        for value in level:
+            if isinstance(value, str):
+                if _UNUSABLE.search(value):
+                    return False
+            elif isinstance(value, dict):
+                if any(_UNUSABLE.search(key) for key in value):
+                    return False
+                below.extend(value.values())
+            elif isinstance(value, list):
+                below.extend(value)
+        if not below:
+            return True
+        level = below
+    return False
 
 
 def _reason(error: json.JSONDecodeError) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from api.auth import Caller
 from api.parts import Parts
 from framewright import ids, lifecycle, plan, store
-from framewright.errors import AssetUnusable, FieldError, FramewrightError, IdempotencyKeyReuse
+from framewright.errors import AssetUnusable, FieldError, FramewrightError, IdempotencyKeyReuse, InvalidParams
 from framewright.lifecycle import Idempotency, Submission, Submitted
 from framewright.params import JobRequest
 from framewright.plan import AssetFacts, Plan
@@ -31,6 +33,7 @@ def submit(parts: Parts, who: Caller, request: JobRequest, idempotency: Idempote
     """Accepts a job durably, or answers with the one that this Idempotency-Key made."""
     settings = parts.settings
     try:
+        _in_time(request)
         submission = Submission(
             tenant_id=who.tenant_id,
             plan=planned(parts, who, request),
@@ -50,10 +53,21 @@ def submit(parts: Parts, who: Caller, request: JobRequest, idempotency: Idempote
         if idempotency and (replayed := _made_before(parts, who, idempotency)):
             return replayed
         raise
-    submitted = lifecycle.submit(parts.db, submission)
+    try:
+        submitted = lifecycle.submit(parts.db, submission)
+    except AssetUnusable:
+        # Deleted since it was planned: planned again, the refusal names the field.
+        planned(parts, who, request)
+        raise
     parts.announce(submitted.job, submitted.queues)
     parts.metrics.submitted.labels(submitted.job.kind, str(submitted.replayed).lower()).inc()
     return submitted
+
+
+def _in_time(request: JobRequest) -> None:
+    if request.start_deadline is not None and request.start_deadline <= datetime.now(UTC):
+        detail = "the deadline to start has already passed"
+        raise InvalidParams(detail, fields=(FieldError("/start_deadline", "out_of_range", detail),))
 
 
 def _made_before(parts: Parts, who: Caller, idempotency: Idempotency) -> Submitted | None:

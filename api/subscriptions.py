@@ -11,6 +11,7 @@ from api.feed import Feed, Item, job_topic
 from api.hub import event_item
 from api.messages import Subscribe, Unsubscribe
 from api.parts import Parts
+from api.views import shortened
 from framewright import ids, store
 from framewright.database import Database
 from framewright.errors import NotFound
@@ -21,12 +22,17 @@ MAX_JOBS = 2000
 OPEN_JOBS = 100
 TENANT = "tenant"
 BOARD_SCOPE = "ops:read"
+FIRST_YEAR, LAST_YEAR = 1970, 9998
 # Events of one tenant commit in no order across jobs; looking back this far finds those that were late.
 LATE = timedelta(seconds=5)
 
 
 class UnknownTopic(Exception):
     """No such topic, or a job that this tenant does not have."""
+
+
+class BadMoment(Exception):
+    """A time to resume from that no event can have."""
 
 
 class MissingScope(Exception):
@@ -54,6 +60,7 @@ class Subscriptions:
 
     async def add(self, wanted: Subscribe) -> None:
         """Snapshots or replays of the topics are queued on the feed, then what is to come."""
+        since = _moment(wanted.after.get(TENANT))
         jobs, boards = self._sort(wanted.topics)
         if boards and not self._who.may(BOARD_SCOPE):
             raise MissingScope(BOARD_SCOPE)
@@ -68,7 +75,7 @@ class Subscriptions:
         self._feed.say(None, Item("subscribed", None, 0, {"id": wanted.id, "topics": wanted.topics}))
         await self._follow(rows, {row.id: _seq(wanted.after.get(jobs[row.id])) for row in rows})
         if TENANT in wanted.topics:
-            await self._follow_tenant(wanted.after.get(TENANT))
+            await self._follow_tenant(since)
         for topic in boards:
             self._feed.boards.add(topic)
             self._feed.say(topic, await self._hub.show(topic))
@@ -103,16 +110,15 @@ class Subscriptions:
         for row in rows:
             replay = row.id in wanted and row.id not in lost
             if not replay:
-                view = self._parts.views.job(row, self._hub.latest(row.id))
+                view = shortened(self._parts.views.job(row, self._hub.latest(row.id)))
                 fields = {"seq": row.event_seq, "data": view}
                 self._feed.say(job_topic(row.id), Item("snapshot", row.id, row.event_seq, fields))
             self._hub.follow(self._feed, row, wanted[row.id] if replay else None)
 
-    async def _follow_tenant(self, after: int | str | None) -> None:
+    async def _follow_tenant(self, since: datetime | None) -> None:
         self._hub.follow_tenant(self._feed)
         at = datetime.now(UTC)
         db, tenant_id = self._parts.db, self._who.tenant_id
-        since = _moment(after)
         if since is not None:
             missed = await self._hub.in_thread(_missed, db, tenant_id, since - LATE)
             if missed is not None:
@@ -121,7 +127,7 @@ class Subscriptions:
                 return
         jobs = await self._hub.in_thread(_open_jobs, db, tenant_id)
         self._hub.know(tenant_id, jobs)
-        data = [self._parts.views.job(row, self._hub.latest(row.id)) for row in jobs]
+        data = [shortened(self._parts.views.job(row, self._hub.latest(row.id))) for row in jobs]
         self._feed.say(TENANT, Item("snapshot", None, 0, {"at": at, "data": data}))
 
 
@@ -134,6 +140,8 @@ def _moment(after: int | str | None) -> datetime | None:
         found = datetime.fromisoformat(str(after))
     except ValueError:
         return None
+    if not FIRST_YEAR <= found.year <= LAST_YEAR:
+        raise BadMoment
     return found if found.tzinfo else None
 
 

@@ -16,6 +16,8 @@ from framewright.jobs import PLAYBACK, POSTER, JobState, Outcome, Status, StepSt
 from framewright.rows import AssetRow, AttemptRow, JobRow, KeyRow, OutputRow, QueueRow, StepRow, WorkerRow
 
 _FINAL_CODES = frozenset({"bad_input", "poison"})
+FEW_IMAGES = 10
+"""So many of a job's images are named where many jobs are shown."""
 
 
 class View(BaseModel):
@@ -256,7 +258,8 @@ class ListView(View, Generic[Item]):
 
 
 def listed(items: Sequence[Any], *, has_more: bool = False) -> ListView[Any]:
-    """A page of views that have an `id` or a `name`."""
+    """A page of views that have an `id` or a `name`; jobs are shortened."""
+    items = [shortened(item) if isinstance(item, JobView) else item for item in items]
     names = [getattr(item, "id", None) or getattr(item, "name", None) for item in items]
     return ListView(
         data=tuple(items),
@@ -264,6 +267,15 @@ def listed(items: Sequence[Any], *, has_more: bool = False) -> ListView[Any]:
         last_id=names[-1] if names else None,
         has_more=has_more,
     )
+
+
+def shortened(job: JobView) -> JobView:
+    """The job with only its first images named and `images_total` beside them, if it has any."""
+    images = job.input.get("images")
+    if images is None:
+        return job
+    few = {**job.input, "images": images[:FEW_IMAGES], "images_total": len(images)}
+    return job.model_copy(update={"input": few})
 
 
 class Views:

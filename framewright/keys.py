@@ -26,7 +26,7 @@ _LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SCOPES = frozenset(
     {"jobs:read", "jobs:write", "assets:read", "assets:write", "models:read", "ops:read", "ops:write", "admin"}
 )
-ADMIN_SCOPES = SCOPES
+DEFAULT_SCOPES = frozenset(scope for scope in SCOPES if scope != "admin" and not scope.startswith("ops:"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,15 @@ from uuid import UUID
 
 from framewright import ids, store
 from framewright.database import Database
-from framewright.errors import AssetUnusable, Conflict, IdempotencyKeyReuse, NotFound, TooManyRequests
+from framewright.errors import (
+    AssetUnusable,
+    Conflict,
+    FieldError,
+    IdempotencyKeyReuse,
+    InvalidParams,
+    NotFound,
+    TooManyRequests,
+)
 from framewright.jobs import RETRIES, Artifact, Budget, Claim, JobState, Outcome, Progress, Retry, Status, StepState
 from framewright.plan import Plan
 from framewright.rows import JobRow
@@ -116,8 +124,8 @@ class Expired:
 def submit(db: Database, submission: Submission) -> Submitted:
     """Make a job, or answer with the one this Idempotency-Key already made.
 
-    Raises `IdempotencyKeyReuse` (same key, other body), `TooManyRequests` (the caps; exact per tenant) and `NotFound`
-    for an unknown tenant.
+    Raises `IdempotencyKeyReuse` (same key, other body), `TooManyRequests` (the caps; exact per tenant),
+    `AssetUnusable` (an input was deleted since it was planned) and `NotFound` for an unknown tenant.
     """
     order = order_of(
         submission.plan,
@@ -248,7 +256,10 @@ def patch(
     run_at: datetime | None = UNSET,
     metadata: Mapping[str, str] | None = None,
 ) -> JobRow:
-    """Change a queued job; `run_at=None` means now. `Conflict` once it was started."""
+    """Change a queued job; `run_at=None` means now.
+
+    `Conflict` once it was started; `InvalidParams` when it could not start before its `start_deadline` any more.
+    """
     changes: dict[str, Any] = {}
     if priority is not None:
         changes["priority"] = priority
@@ -259,6 +270,9 @@ def patch(
     state = verbs.patch(db, tenant_id, job_id, changes)
     if state is None:
         raise NotFound("no such job")
+    if state == "never_starts":
+        detail = "run_at must be earlier than the job's start_deadline"
+        raise InvalidParams(detail, fields=(FieldError("/run_at", "out_of_range", detail),))
     if state != JobState.QUEUED:
         raise Conflict(f"the job is {state}; only a queued job can be changed")
     return store.get_job(db, tenant_id, job_id)
@@ -343,5 +357,7 @@ def _place(
             raise TooManyRequests("too many of your jobs are open", retry_after_s=FULL_RETRY_AFTER_S)
         case "full":
             raise TooManyRequests("too many jobs are open", retry_after_s=FULL_RETRY_AFTER_S)
+        case "asset_gone":
+            raise AssetUnusable("an input was deleted; upload it again")
         case _:
             raise NotFound("no such tenant")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -139,7 +139,8 @@ def _moment(value: Any) -> Any:
         raise PydanticCustomError("wrong_format", "there is no such date or time") from None
     if not 1970 <= moment.year <= 9998:  # what is left converts to any time zone
         raise PydanticCustomError("out_of_range", "years go from 1970 to 9998")
-    return moment
+    # Postgres knows fewer offsets than RFC 3339 does.
+    return moment.astimezone(UTC)
 
 
 Size = Annotated[str, SizeText()]

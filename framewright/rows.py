@@ -182,14 +182,6 @@ class EventRow:
     at: datetime
 
 
-class JobHead(NamedTuple):
-    """How far the events of a job go."""
-
-    event_seq: int
-    state: JobState
-    tenant_id: str
-
-
 Control = Literal["run", "pause", "drain"]
 
 

@@ -236,12 +236,6 @@ class Storage:
             for found in page.get("Contents", ()):
                 yield Listed(found["Key"], found["Size"], found["LastModified"])
 
-    def list_dirs(self, prefix: str) -> Iterator[str]:
-        """The next level below `prefix`, each ending with "/"."""
-        for page in self._pages("list_objects_v2", Prefix=prefix, Delimiter="/"):
-            for found in page.get("CommonPrefixes", ()):
-                yield found["Prefix"]
-
     def stale_multiparts(self, older_than_s: float) -> Iterator[Multipart]:
         """Uploads in parts that were begun more than `older_than_s` ago and are still open."""
         limit = datetime.now(UTC) - timedelta(seconds=older_than_s)
@@ -254,10 +248,6 @@ class Storage:
         """Drops the parts of an open upload; one that is gone is no error."""
         with contextlib.suppress(ObjectMissing), translated("clean up"):
             self._client().abort_multipart_upload(Bucket=self._bucket, Key=upload.key, UploadId=upload.upload_id)
-
-    def used_bytes(self, prefix: str = "t/") -> int:
-        """Bytes of all objects under `prefix`; reads the whole listing."""
-        return sum(listed.size for listed in self.list_prefix(prefix))
 
     def _client(self, endpoint: str | None = None) -> S3Client:
         wanted = endpoint or self._settings.s3_endpoint

@@ -15,7 +15,7 @@ import pytest
 
 from framewright import lifecycle, store
 from framewright.database import Database
-from framewright.errors import AssetUnusable, Conflict, IdempotencyKeyReuse, NotFound, TooManyRequests
+from framewright.errors import AssetUnusable, Conflict, IdempotencyKeyReuse, InvalidParams, NotFound, TooManyRequests
 from framewright.jobs import RETRIES, JobState, Outcome, Progress, Status, StepState
 from framewright.lifecycle import Idempotency
 
@@ -194,7 +194,8 @@ def test_a_scheduled_job_waits_for_its_time(db: Database) -> None:
 
 
 def test_a_step_is_handed_the_committed_files_of_the_steps_it_names(db: Database) -> None:
-    inputs = {"video": {"step": "a"}, "images": [{"step": "b"}, {"asset": "0" * 32, "key": "x"}], "n": 3}
+    own = {"asset": make.asset(db).id.hex, "key": "x"}
+    inputs = {"video": {"step": "a"}, "images": [{"step": "b"}, own], "n": 3}
     planned = make.plan(make.step("a"), make.step("b"), make.step("c", needs=["a", "b"], inputs=inputs))
     job_id = make.submit(db, planned).job.id
     files = {}
@@ -207,7 +208,7 @@ def test_a_step_is_handed_the_committed_files_of_the_steps_it_names(db: Database
     assert held.inputs["video"]["key"] == files["a"].key
     assert held.inputs["images"][0]["key"] == files["b"].key
     assert held.inputs["images"][0]["sha256"] == files["b"].sha256.hex()
-    assert held.inputs["images"][1] == {"asset": "0" * 32, "key": "x"}
+    assert held.inputs["images"][1] == own
     assert held.inputs["n"] == 3
     produced = store.get_asset(db, "t1", uuid.UUID(held.inputs["video"]["asset"]))
     assert (produced.key, produced.origin) == (files["a"].key, "output")
@@ -587,6 +588,20 @@ def test_a_queued_job_can_be_changed_and_a_running_one_cannot(db: Database) -> N
     assert lifecycle.patch(db, "t1", first, run_at=later).status is Status.SCHEDULED
     assert lifecycle.patch(db, "t1", first, metadata={}).run_at == later
     assert make.claim(db) is None
+
+
+def test_a_job_cannot_be_put_off_past_the_deadline_to_start(db: Database) -> None:
+    deadline = datetime.now(UTC) + SOON
+    job = make.submit(db, start_deadline=deadline).job.id
+    for late in (deadline, deadline + SOON):
+        with pytest.raises(InvalidParams) as refused:
+            lifecycle.patch(db, "t1", job, run_at=late, priority=9)
+        assert [wrong.pointer for wrong in refused.value.fields] == ["/run_at"]
+    unchanged = store.get_job(db, "t1", job)
+    assert (unchanged.run_at, unchanged.priority) == (None, 0)
+    soon = deadline - SOON / 2
+    assert lifecycle.patch(db, "t1", job, run_at=soon).run_at == soon
+    assert lifecycle.patch(db, "t1", job, run_at=None).run_at is None
 
 
 def test_retry_makes_a_new_job_of_the_same_plan(db: Database) -> None:

@@ -145,13 +145,10 @@ def test_what_cannot_be_read_says_so_before_the_first_byte(storage: Storage, tmp
 def test_deleting_takes_a_prefix_and_never_its_neighbours(storage: Storage, tmp_path: Path) -> None:
     for key in ("t/a/j/1/x", "t/a/j/1/s/y", "t/a/j/10/x", "t/b/j/1/x"):
         put(storage, key, b"12", tmp_path)
-    assert list(storage.list_dirs("t/a/j/")) == ["t/a/j/1/", "t/a/j/10/"]
-
     assert storage.delete_prefix("t/a/j/1/") == 2
     assert storage.delete_prefix("t/a/j/1/") == 0
 
     assert [listed.key for listed in storage.list_prefix("t/")] == ["t/a/j/10/x", "t/b/j/1/x"]
-    assert storage.used_bytes() == 4
     for wrong in ("", "/", "t/a/j/1"):
         with pytest.raises(ValueError, match="prefix"):
             storage.delete_prefix(wrong)
@@ -187,7 +184,7 @@ def test_a_bucket_is_made_once(storage: Storage) -> None:
     with pytest.raises(ObjectMissing):
         gone.ping()
     with pytest.raises(StorageRefused):
-        gone.used_bytes()
+        gone.delete_prefix("t/")
 
 
 def test_a_cancel_between_parts_leaves_nothing(storage: Storage, tmp_path: Path) -> None:
@@ -304,7 +301,7 @@ def test_an_s3_that_is_away_is_said_at_once_to_those_who_do_not_wait(
     own_servers.s3.kill()
     with pytest.raises(StorageUnavailable):
         own.put_file("t/a/a/one", path, "video/mp4", sha256=sha256, retry_s=0)
-    for call in (own.ping, own.used_bytes, lambda: own.head("k"), lambda: own.open("k"), lambda: own.delete(["k"])):
+    for call in (own.ping, lambda: own.head("k"), lambda: own.open("k"), lambda: own.delete(["k"])):
         with pytest.raises(StorageUnavailable):
             call()
     own.presign_get("k", "a", "b/c")

@@ -5,14 +5,18 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import jobmaker as make
 import pytest
+from waiting import until
 
 from framewright import ids, lifecycle, store
 from framewright.database import Database
-from framewright.errors import BadRequest, Conflict, NotFound
-from framewright.rows import NewAsset
+from framewright.errors import AssetUnusable, BadRequest, Conflict, NotFound
+from framewright.plan import Plan
+from framewright.rows import AssetRow, NewAsset
 
 
 @pytest.fixture
@@ -72,6 +76,61 @@ def test_an_asset_of_an_open_job_cannot_be_deleted_and_does_not_expire(db: Datab
     assert store.expire_assets(db) == []
     lifecycle.cancel(db, "t1", job_id, "")
     assert [gone.id for gone in store.expire_assets(db)] == [asset.id]
+
+
+def test_deleting_an_asset_and_submitting_a_job_on_it_never_both_succeed(db: Database) -> None:
+    for _ in range(40):
+        asset = make.asset(db)
+        planned = make.plan(make.step(inputs={"image": {"asset": asset.id.hex, "key": asset.key}}))
+        at_once = Barrier(3)
+
+        def submits(planned: Plan = planned, at_once: Barrier = at_once) -> bool:
+            at_once.wait(30)
+            try:
+                make.submit(db, planned)
+            except AssetUnusable:
+                return False
+            return True
+
+        def deletes(asset: AssetRow = asset, at_once: Barrier = at_once) -> bool:
+            at_once.wait(30)
+            try:
+                store.delete_asset(db, "t1", asset.id)
+            except Conflict:
+                return False
+            return True
+
+        with ThreadPoolExecutor(3) as pool:
+            submitted = [pool.submit(submits) for _ in range(2)]
+            deleted = pool.submit(deletes)
+            assert {one.result() for one in submitted} == {not deleted.result()}
+
+
+def test_a_submit_waits_for_a_delete_under_way_and_the_other_way_round(db: Database) -> None:
+    asset = make.asset(db)
+    planned = make.plan(make.step(inputs={"image": {"asset": asset.id.hex, "key": asset.key}}))
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin() as connection:
+            connection.execute("SELECT 1 FROM assets WHERE id = %s FOR KEY SHARE", (asset.id,))
+            waiting = pool.submit(store.delete_asset, db, "t1", asset.id)
+            until_somebody_waits(db)
+            job_id = make.submit(db, planned).job.id
+        with pytest.raises(Conflict):
+            waiting.result(30)
+        lifecycle.cancel(db, "t1", job_id, "")
+        with db.begin() as connection:
+            connection.execute("SELECT * FROM fw_delete_asset('t1', %s)", (asset.id,))
+            refused = pool.submit(make.submit, db, planned)
+            until_somebody_waits(db)
+        with pytest.raises(AssetUnusable):
+            refused.result(30)
+    with pytest.raises(AssetUnusable):
+        make.submit(db, planned)
+
+
+def until_somebody_waits(db: Database) -> None:
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    until(lambda: make.run(db, waits))
 
 
 def test_pages_of_assets(db: Database) -> None:

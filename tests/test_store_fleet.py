@@ -56,8 +56,8 @@ def test_what_is_asked_of_a_worker_is_told_at_its_next_word_and_survives_it(db: 
 def test_workers_long_gone_are_forgotten_and_live_ones_are_not(db: Database) -> None:
     store.upsert_worker(db, make.presence("gone", ttl_s=0.0))
     store.upsert_worker(db, make.presence("here"))
-    assert store.forget_stale_workers(db, 3600) == 0
-    assert store.forget_stale_workers(db, 0) == 1
+    assert store.purge(db, event_ttl_h=1, worker_ttl_s=3600, limit=10).workers == 0
+    assert store.purge(db, event_ttl_h=1, worker_ttl_s=0, limit=10).workers == 1
     assert [worker.id for worker in store.list_workers(db)] == ["here"]
 
 
@@ -77,7 +77,6 @@ def test_queues_say_what_waits_what_runs_and_who_serves(db: Database) -> None:
     assert cpu.oldest_age_s > 0
     assert (found["gpu"].depth, found["gpu"].workers) == (1, 0)
     assert (found["encode"].depth, found["encode"].oldest_age_s, found["encode"].workers) == (0, None, 1)
-    assert store.ready_counts(db) == {"cpu": 2, "gpu": 1}
 
 
 # --- doorbells

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from framewright import lifecycle
 from framewright.database import Database
 from framewright.dispatch import Ringer
-from framewright.errors import Canceled, DatabaseUnavailable
+from framewright.errors import DatabaseUnavailable
 from framewright.events import Live
 from framewright.jobs import Artifact, Claim, Outcome, Progress
 from framewright.settings import Settings
@@ -224,8 +224,6 @@ class Attempt:
     # --- its end
 
     def _commit(self, artifacts: Sequence[Artifact]) -> None:
-        if self.halt.lost:
-            raise Canceled("the lease is lost")
         # Even if the lease seems lost by now: an earlier try may have been the commit that ended it.
         done = self._answered(lambda: lifecycle.complete(self._tools.db, self.claim, artifacts))
         if done is None:

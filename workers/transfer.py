@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-from framewright.errors import BadInput, Canceled, InvalidOutput, ObjectMissing, StorageUnavailable
+from framewright.errors import BadInput, Canceled, InvalidOutput, ObjectMissing
 from framewright.jobs import Artifact, Claim, Phase, Progress
 from framewright.storage import Storage
 from workers.track import Track
@@ -25,8 +25,9 @@ Paths = dict[str, str | list[str]]
 def download(storage: Storage, claim: Claim, place: Path, track: Track, canceled: Callable[[], bool]) -> Paths:
     """Fetches every input of the claim into `place` and returns where each lies, under the names of the plan.
 
-    An object that is gone is `BadInput` naming the input; `StorageUnavailable` after the storage's own patience,
-    `Canceled` soon after `canceled` says so, `OSError` for the disk.
+    An object that is gone, or that time after time is not what was uploaded, is `BadInput` naming the input;
+    `StorageUnavailable` after the storage's own patience, `Canceled` soon after `canceled` says so, `OSError` for the
+    disk.
     """
     wanted = dict(_by_key(claim.inputs, place))
     fetched: list[str] = []
@@ -107,7 +108,7 @@ def _fetch(
             raise BadInput("the input is no longer stored", field=field) from None
         if size == facts.get("size", size) and sha256(path, canceled).hex() == facts.get("sha256"):
             return
-    raise StorageUnavailable("storage keeps sending an input that is not what was uploaded")
+    raise BadInput("what is stored is not what was uploaded", field=field)
 
 
 def _by_key(inputs: Mapping[str, Any], place: Path) -> Iterator[tuple[str, tuple[str, Path, Mapping[str, Any]]]]:

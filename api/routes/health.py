@@ -44,7 +44,7 @@ def readyz(parts: P, response: Response) -> Readiness:
     components = {
         "database": database,
         "broker": _broker(parts),
-        "storage": _part(lambda: _storage(parts), needed=False),
+        "storage": _storage(parts),
         "reconciler": _part(lambda: _reconciler(parts, database), needed=False),
     }
     good = all(part.state == "ok" for part in components.values() if part.needed)
@@ -79,8 +79,8 @@ def _broker(parts: Parts) -> Component:
 
 
 def _storage(parts: Parts) -> Component:
-    parts.storage.ping()
-    return Component(state="ok", needed=False)
+    state, detail = parts.storage_watch.last()
+    return Component(state=state, needed=False, detail=detail)
 
 
 def _reconciler(parts: Parts, database: Component) -> Component:

@@ -21,17 +21,18 @@ from api.parts import P
 from api.submitting import submit
 from api.views import AttemptView, JobView, ListView, listed
 from framewright import events, ids, lifecycle, store
-from framewright.errors import BadRequest, NotFound
+from framewright.errors import BadRequest, FieldError, NotFound
 from framewright.jobs import Status
 from framewright.lifecycle import UNSET, Submitted
-from framewright.params import JobRequest, Moment, Strict
+from framewright.params import JobRequest, Moment, Strict, pointer
 from framewright.rows import JobRow
 
 router = APIRouter(prefix="/api/v1/jobs", tags=["jobs"])
 
 MAX_WAIT_S = 60
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,5})(?:$|[,;\s])", re.IGNORECASE)
-_FILTER = re.compile(r"metadata\[(.{1,64})\]")
+_FILTER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+_QUERY = frozenset(("status", "kind", "model", "created_after", "created_before", "limit", "after", "before", "order"))
 
 Metadata = Annotated[
     dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -94,7 +95,7 @@ def list_jobs(
         model=model,
         created_after=created_after,
         created_before=created_before,
-        metadata=_metadata(request),
+        metadata=_filters(request),
         after=after,
         before=before,
         limit=page.limit,
@@ -103,8 +104,19 @@ def list_jobs(
     return listed([parts.views.job(row, parts.hub.latest(row.id)) for row in rows], has_more=more)
 
 
-def _metadata(request: Request) -> dict[str, str] | None:
-    wanted = {m[1]: value for name, value in request.query_params.items() if (m := _FILTER.fullmatch(name))}
+def _filters(request: Request) -> dict[str, str] | None:
+    """The metadata filters. A name that is no filter is refused: left out, it would answer with too many jobs."""
+    wanted: dict[str, str] = {}
+    wrong = []
+    for name, value in request.query_params.multi_items():
+        if (found := _FILTER.fullmatch(name)) and wanted.setdefault(found[1], value) == value:
+            continue
+        if found or name not in _QUERY:
+            said = "given twice" if found else "not a filter of this list"
+            wrong.append(FieldError(pointer("query", name), "unknown_filter", said))
+    if wrong:
+        detail = "filter by status, kind, model, created_after, created_before and metadata[name]"
+        raise BadRequest(detail, fields=tuple(wrong))
     if len(wanted) > 16:
         raise BadRequest("filter by 16 metadata names at most")
     return wanted or None

@@ -31,7 +31,10 @@ Scope = Annotated[str, AfterValidator(_known), Field(json_schema_extra={"enum": 
 
 
 class KeyRequest(Strict):
-    """A name for people, what the key may do (everything but `admin` when left out), and when it ends."""
+    """A name for people, what the key may do, and when it ends.
+
+    Without `scopes`: jobs, assets and models. Not `ops`, because the fleet is shared by all tenants.
+    """
 
     name: Annotated[str, Field(min_length=1, max_length=100)]
     scopes: Annotated[list[Scope], Field(min_length=1, max_length=32)] | None = None
@@ -44,7 +47,7 @@ def create_key(body: KeyRequest, parts: P, who: Admin) -> NewKeyView:
         wrong = FieldError("/expires_at", "out_of_range", "this moment has passed")
         raise InvalidParams("the key would never work", fields=(wrong,))
     new = keys.generate()
-    scopes = frozenset(body.scopes) if body.scopes is not None else keys.SCOPES - {"admin"}
+    scopes = frozenset(body.scopes) if body.scopes is not None else keys.DEFAULT_SCOPES
     digest = keys.digest(parts.settings.key_pepper.get_secret_value(), new.secret)
     row = store.insert_key(parts.db, new.id, who.tenant_id, body.name, digest, scopes, body.expires_at)
     return NewKeyView(**views.key(row).model_dump(), key=new.text)

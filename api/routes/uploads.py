@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import tempfile
 from pathlib import Path
@@ -13,13 +14,13 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from api.auth import AssetsWrite
-from api.ingest import clean, looked_at
+from api.ingest import clean, stored
 from api.openapi import errors
 from api.parts import P, Parts
 from api.spool import Spooled
 from api.views import AssetView, UploadView
 from framewright import ids, storage, store
-from framewright.errors import BodyTooLarge, Conflict, FieldError, InvalidParams
+from framewright.errors import BodyTooLarge, Conflict, FieldError, InvalidParams, StorageUnavailable
 from framewright.params import Strict
 from framewright.rows import AssetRow
 
@@ -82,9 +83,15 @@ def _complete(parts: Parts, tenant_id: str, upload_id: UUID) -> AssetRow:
         file = Spooled(path, head.size, _sha256(path))
         if file.sha256 != upload.sha256:
             raise _unlike("/sha256", "the bytes that arrived have another SHA-256 than was announced")
-        asset = looked_at(parts, tenant_id, upload.asset_id, file, key=upload.key, filename=upload.filename)
-    row = store.finish_upload(parts.db, tenant_id, upload_id, asset)
-    if row.id != upload.asset_id:
+        # Never under the upload's own key: the link to write there works until it expires, whatever was checked here.
+        row = stored(
+            parts,
+            tenant_id,
+            file,
+            upload.filename,
+            lambda asset: store.finish_upload(parts.db, tenant_id, upload_id, asset),
+        )
+    with contextlib.suppress(StorageUnavailable):
         parts.storage.delete([upload.key])
     return row
 

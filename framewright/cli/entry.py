@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from framewright.cli.exits import Exit, Interrupted, UsageError
-from framewright.cli.output import Out
+from framewright.cli.exits import Exit, Interrupted, StdoutFailed, UsageError
+from framewright.cli.output import Out, visible
 from framewright.cli.parser import parser
+from framewright.cli.spelling import typed
 from framewright.client import ApiError, DownloadCorrupt, Unreachable
 from framewright.errors import FramewrightError
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status (see `Exit`)."""
-    given = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(given or ["--help"])
-    out = Out(as_json=args.json)
-    module, _, function = args.run.partition(":")
+    out = Out()
     try:
+        args = parser().parse_args((sys.argv[1:] if argv is None else argv) or ["--help"])
+        out = Out(as_json=args.json)
+        module, _, function = args.run.partition(":")
         run = getattr(import_module(f"framewright.cli.{module}"), function)
         return int(run(args, out))
     except BrokenPipeError:
@@ -33,20 +37,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(out, error)
     except (FileNotFoundError, FileExistsError, IsADirectoryError, PermissionError) as error:
         return _fail(out, UsageError(f"{error.filename}: {error.strerror}"))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        return _fail(out, UsageError(f"cannot write {error.filename or 'the file'}: {error.strerror}"))
 
 
 def _fail(out: Out, error: FramewrightError) -> Exit:
     status = _status(error)
+    if isinstance(error, StdoutFailed):
+        _stop_writing()
+        out = Out()
     if out.as_json:
         out.json({"error": _document(error)})
         return status
-    out.asides.print(f"framewright: {error.detail}")
+    repeated = [field for field in error.fields if error.detail.endswith(field.detail)]
+    # The body as a whole is no place that a person knows.
+    where = repeated[0].pointer if len(error.fields) == 1 and repeated and repeated[0].pointer != "/body" else ""
+    sentence = error.detail if not where or where in error.detail else f"{where}: {error.detail}"
+    out.asides.print(visible(f"framewright: {sentence}"))
     for field in error.fields:
+        if len(error.fields) == 1 and repeated:
+            continue
         out.asides.print(f"  {field.pointer or '/'}: {field.detail}")
     if isinstance(error, ApiError) and error.request_id and error.status >= 500:
         out.asides.print(f"  request {error.request_id}")
     if isinstance(error, ApiError) and error.status == 401:
-        out.asides.print("  set FRAMEWRIGHT_API_KEY or --api-key; make a key with `framewright keys create`")
+        out.asides.print(f"  set FRAMEWRIGHT_API_KEY or --api-key; make a key with `{typed()} keys create`")
     return status
 
 

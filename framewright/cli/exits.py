@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
+from framewright.client import ApiError
 from framewright.errors import FramewrightError
 
 
@@ -35,10 +39,37 @@ class UsageError(FramewrightError):
     code = "usage"
 
 
+class StdoutFailed(UsageError):
+    """What stdout leads to takes no more, such as a full disk."""
+
+
 class Interrupted(FramewrightError):
     """Ctrl-C while a job was watched; the job is left alone."""
 
     code = "interrupted"
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """What is written to stdout in here has left this process at the end, or it is `StdoutFailed`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StdoutFailed(f"cannot write stdout: {error.strerror}") from error
+
+
+@contextmanager
+def about(name: str) -> Iterator[None]:
+    """A refusal of what is done in here says what it was about: one of several files or ids."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status not in {401, 403} and error.status < 500:
+            error.detail = f"{name}: {error.detail}"
+        raise
 
 
 def of_job(status: str) -> Exit:

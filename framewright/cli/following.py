@@ -9,6 +9,7 @@ from typing import Any
 from framewright.cli.exits import Interrupted
 from framewright.cli.output import Out, seconds_text
 from framewright.cli.progress import Bar, bar
+from framewright.cli.spelling import typed
 from framewright.client import Client, Event, Job
 
 
@@ -108,7 +109,7 @@ def follow(client: Client, job: Job, out: Out) -> Job:
                 lines.on(event)
         return client.jobs.get(job.id)
     except KeyboardInterrupt:
-        raise Interrupted(f"{job.id} goes on; see it with `framewright jobs watch {job.id}`") from None
+        raise Interrupted(f"{job.id} goes on; see it with `{typed()} jobs watch {job.id}`") from None
 
 
 def waiting_text(job: Job) -> str:

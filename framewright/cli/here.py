@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import threading
 import time
@@ -16,6 +17,7 @@ from framewright.cli.exits import Interrupted, UsageError, of_job
 from framewright.cli.following import follow
 from framewright.cli.making import ANIMATE_FLAGS, existing, fetch, file_line, job_line, params, upload
 from framewright.cli.output import Out, seconds_text
+from framewright.cli.spelling import typed
 from framewright.cli.target import announce, withdraw
 from framewright.client import Client, Job
 from framewright.client.transfer import free_name
@@ -25,7 +27,6 @@ from framewright.local import System
 
 MODEL = "camera-move"
 HONEST = "camera-move slides and zooms a camera over the one picture. It invents nothing that is not in it."
-GO_ON = "Go on: `framewright up` (make up) keeps the service running; `framewright demo --help` lists other moves."
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,13 @@ def up(args: argparse.Namespace, out: Out) -> int:
     out.note(f"Starting Postgres, Valkey, S3, the API and {args.workers} worker(s) on {data}")
     with (
         suppress(KeyboardInterrupt),
-        one_interrupt(),
+        one_interrupt(out),
         System(data, port=args.port, workers=args.workers) as system,
         _announced(system),
     ):
         ready = {"url": system.url, "api_key": system.api_key, "data": str(system.data_dir), "pids": system.pids}
         out.answer(ready, *_ready_lines(system))
-        _until_interrupted(out)
+        threading.Event().wait()
     return 0
 
 
@@ -60,7 +61,7 @@ def demo(args: argparse.Namespace, out: Out) -> int:
     wished: Path = args.output or (given or Path("demo.jpg")).with_suffix(f".{MODEL}.mp4")
     if not wished.parent.is_dir():
         raise UsageError(f"{wished.parent}: no such folder")
-    with one_interrupt(), as_file(files("framewright") / "assets" / "demo.jpg") as ours:
+    with one_interrupt(out), as_file(files("framewright") / "assets" / "demo.jpg") as ours:
         began = time.monotonic()
         out.note("Starting Postgres, Valkey, S3, the API and a worker")
         with System(data) as system, Client(system.url, system.api_key) as client:
@@ -70,7 +71,7 @@ def demo(args: argparse.Namespace, out: Out) -> int:
             if args.keep:
                 with suppress(KeyboardInterrupt), _announced(system):
                     out.answer(document | {"url": system.url}, *made.lines, *_ready_lines(system))
-                    _until_interrupted(out)
+                    threading.Event().wait()
                 return of_job(made.job.status)
             out.note("Stopping what was started")
     out.answer(document, *made.lines)
@@ -78,13 +79,20 @@ def demo(args: argparse.Namespace, out: Out) -> int:
 
 
 @contextmanager
-def one_interrupt() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP are each a `KeyboardInterrupt`, once: nothing cuts the stopping short."""
+def one_interrupt(out: Out) -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP are each a `KeyboardInterrupt`, once: nothing cuts the stopping short.
+
+    It is answered at once, for the stopping takes seconds.
+    """
     wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupted(*_: object) -> None:
         for number in wanted:
             signal.signal(number, signal.SIG_IGN)
+        if not out.as_json:
+            # Past Python's buffers: what was interrupted may be in the middle of writing to them.
+            with suppress(OSError):
+                os.write(2, b"\nStopping what was started\n" if os.isatty(2) else b"Stopping what was started\n")
         raise KeyboardInterrupt
 
     before = [(number, signal.signal(number, interrupted)) for number in wanted]
@@ -105,13 +113,6 @@ def _announced(system: System) -> Iterator[None]:
         withdraw(written)
 
 
-def _until_interrupted(out: Out) -> None:
-    try:
-        threading.Event().wait()
-    finally:
-        out.note("Stopping")
-
-
 def _one_job(client: Client, args: argparse.Namespace, picture: Path, wished: Path, out: Out) -> Made:
     image = upload(client, picture, out)
     request = {"kind": "animate", "model": MODEL, "input": {"image": image}, "params": params(args, ANIMATE_FLAGS)}
@@ -127,12 +128,17 @@ def _one_job(client: Client, args: argparse.Namespace, picture: Path, wished: Pa
         return Made(job, (job_line(job),))
     output = job.outputs[0]
     path = fetch(client, output, free_name(wished), out)
-    return Made(job, (file_line(path, output), HONEST, GO_ON), path)
+    return Made(job, (file_line(path, output), HONEST, _go_on()), path)
 
 
 def _ready_lines(system: System) -> list[str]:
     return [
         f"Framewright runs at {system.url} (every route: {system.url}/api/v1/openapi.json)",
         f"API key: {system.api_key}",
-        "In another terminal: framewright animate photo.jpg; framewright jobs ls. Ctrl-C stops it.",
+        f"In another terminal: {typed()} animate photo.jpg; {typed()} jobs ls",
+        "Ctrl-C here stops it.",
     ]
+
+
+def _go_on() -> str:
+    return f"Go on: `{typed()} up` (make up) keeps the service running; `{typed()} demo --help` lists other moves."

@@ -9,10 +9,10 @@ from datetime import datetime
 from itertools import islice
 from pathlib import Path
 
-from framewright.cli.exits import Interrupted, UsageError, of_job
+from framewright.cli.exits import Interrupted, UsageError, about, of_job
 from framewright.cli.following import follow, waiting_text
 from framewright.cli.making import fetch, file_line, job_line
-from framewright.cli.output import Out, picture_text, size_text
+from framewright.cli.output import MORE, Out, listed, picture_text, size_text
 from framewright.cli.target import connect
 from framewright.client import Client, Job, Output
 from framewright.client.transfer import free_name
@@ -25,16 +25,19 @@ def ls(args: argparse.Namespace, out: Out) -> int:
         "status": args.status,
         "kind": args.kind,
         "model": args.model,
-        "limit": min(args.limit, PAGE),
+        "limit": min(args.limit + 1, PAGE),
         "order": "asc" if args.oldest_first else "desc",
         **{f"metadata[{name}]": value for name, value in args.meta},
     }
     with connect(args) as client:
-        found = list(islice(client.jobs.all(query), args.limit))
+        found = list(islice(client.jobs.all(query), args.limit + 1))
+    found, more = found[: args.limit], len(found) > args.limit
     if out.as_json:
-        out.json({"object": "list", "data": [job.document for job in found]})
+        out.json(listed(found, more=more))
     else:
         out.table(("job", "status", "kind", "model", "done", "created", "about"), map(_row, found), coloured=1)
+        if more:
+            out.note(MORE)
     return 0
 
 
@@ -57,7 +60,8 @@ def watch(args: argparse.Namespace, out: Out) -> int:
 def cancel(args: argparse.Namespace, out: Out) -> int:
     with connect(args) as client:
         for job_id in args.jobs:
-            job = client.jobs.cancel(job_id, reason=args.reason)
+            with about(job_id):
+                job = client.jobs.cancel(job_id, reason=args.reason)
             out.answer(job.document, job_line(job))
     return 0
 
@@ -65,7 +69,8 @@ def cancel(args: argparse.Namespace, out: Out) -> int:
 def rm(args: argparse.Namespace, out: Out) -> int:
     with connect(args) as client:
         for job_id in args.jobs:
-            client.jobs.delete(job_id)
+            with about(job_id):
+                client.jobs.delete(job_id)
             out.answer({"id": job_id, "deleted": True}, f"{job_id} deleted")
     return 0
 
@@ -139,15 +144,21 @@ def _lines(job: Job) -> list[str]:
         "waits for": waiting_text(job) or None,
         "attempt": job.attempt or None,
         "created": _moment(job.created_at),
+        "not before": _moment(_time(job.document.get("run_at"))),
         "finished": _moment(job.finished_at),
+        "reason": job.document.get("cancel_reason"),
         "error": f"{job.error.code}: {job.error.message}" if job.error else None,
         "field": job.error.field if job.error else None,
     }
-    lines = [f"{name + ':':<10} {value}" for name, value in facts.items() if value is not None]
+    lines = [f"{name + ':':<11} {value}" for name, value in facts.items() if value is not None]
     for output in job.outputs:
-        lines.append(f"{'output:':<10} {output.name}  {size_text(output.size)}, {picture_text(output)}")
-        lines.append(f"{'':<10} {output.links.get('content', '')}")
+        lines.append(f"{'output:':<11} {output.name}  {size_text(output.size)}, {picture_text(output)}")
+        lines.append(f"{'':<11} {output.links.get('content', '')}")
     return lines
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
 
 
 def _moment(at: datetime | None) -> str | None:

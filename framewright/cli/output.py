@@ -11,6 +11,8 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from framewright.cli.exits import written
+
 COLOURS = {
     "succeeded": "green",
     "ok": "green",
@@ -20,6 +22,8 @@ COLOURS = {
     "canceled": "yellow",
     "warning": "yellow",
 }
+
+MORE = "There are more; use --limit"
 
 
 class _Console(Console):
@@ -44,8 +48,8 @@ class Out:
 
     def json(self, document: object) -> None:
         """One JSON document on a line of its own, flushed, so that a reader can act on it at once."""
-        sys.stdout.write(json.dumps(document, separators=(",", ":"), default=str) + "\n")
-        sys.stdout.flush()
+        with written():
+            sys.stdout.write(json.dumps(document, separators=(",", ":"), default=str) + "\n")
 
     def answer(self, document: object, *lines: str) -> None:
         """The result of a command: the document with `--json`, else lines for people."""
@@ -56,8 +60,8 @@ class Out:
             self.line(line)
 
     def line(self, text: str, style: str | None = None) -> None:
-        self.results.print(visible(text), style=style)
-        sys.stdout.flush()
+        with written():
+            self.results.print(visible(text), style=style)
 
     def note(self, text: str, style: str | None = None) -> None:
         """Something worth saying that is no result; nothing with `--json`."""
@@ -72,10 +76,24 @@ class Out:
             return
         widths = [max(len(row[i]) for row in [list(head), *cells]) for i in range(len(head))]
         console = self.results
-        console.print("  ".join(h.upper().ljust(w) for h, w in zip(head, widths, strict=True)).rstrip(), style="bold")
-        for row in cells:
-            style = COLOURS.get(row[coloured]) if coloured is not None else None
-            console.print("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip(), style=style)
+        titles = [title.upper() for title in head]
+        with written():
+            for row in (titles, *cells):
+                style = COLOURS.get(row[coloured]) if coloured is not None else None
+                text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                console.print(text, style="bold" if row is titles else style)
+
+
+def listed(found: Sequence[Any], *, more: bool) -> dict[str, Any]:
+    """The `--json` of a list, in the shape of the API's own pages."""
+    ids = [one.id for one in found]
+    return {
+        "object": "list",
+        "data": [one.document for one in found],
+        "first_id": ids[0] if ids else None,
+        "last_id": ids[-1] if ids else None,
+        "has_more": more,
+    }
 
 
 def visible(text: str) -> str:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from framewright import __version__
-from framewright.cli.exits import Exit, UsageError
+from framewright.cli.exits import Exit, UsageError, written
 
 Commands = Any  # argparse's own type of a group of commands is private
+
+
+class _Parser(argparse.ArgumentParser):
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """argparse does not look whether its help and version could be written."""
+        if file is not sys.stdout:
+            super()._print_message(message, file)
+            return
+        with written():
+            sys.stdout.write(message)
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     statuses = "\n".join(f"  {status.value:>3}  {status.meaning}" for status in Exit)
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="framewright",
         description="Self-hosted, durable video jobs.",
         epilog=f"exit status:\n{statuses}\n\nenvironment:\n"

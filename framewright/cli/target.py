@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from framewright.cli.exits import UsageError
+from framewright.cli.spelling import typed
 from framewright.client import Client
 
 STATE = "up.json"
@@ -100,7 +101,7 @@ def resolve(args: argparse.Namespace) -> tuple[str, str | None]:
         return local.url, key or local.api_key
     if url is None:
         raise UsageError(
-            "no service to talk to: start one with `framewright up`, or set FRAMEWRIGHT_URL and FRAMEWRIGHT_API_KEY "
+            f"no service to talk to: start one with `{typed()} up`, or set FRAMEWRIGHT_URL and FRAMEWRIGHT_API_KEY "
             "(or --url and --api-key)"
         )
     if not url.startswith(("http://", "https://")):

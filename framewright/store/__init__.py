@@ -11,7 +11,7 @@ from framewright.store.assets import (
     insert_upload,
     list_assets,
 )
-from framewright.store.events import add_warning, events_after, events_since, job_heads
+from framewright.store.events import add_warning, events_after, events_since
 from framewright.store.jobs import (
     attempts,
     durations,
@@ -32,7 +32,7 @@ from framewright.store.keys import (
     revoke_key,
     touch_key,
 )
-from framewright.store.queues import due_doorbells, queues, ready_counts
+from framewright.store.queues import due_doorbells, queues
 from framewright.store.retention import (
     dead_prefixes,
     expire_assets,
@@ -43,7 +43,6 @@ from framewright.store.retention import (
     trim_outputs,
 )
 from framewright.store.workers import (
-    forget_stale_workers,
     forget_worker,
     get_worker,
     list_workers,
@@ -67,7 +66,6 @@ __all__ = [
     "find_idempotent",
     "find_key",
     "finish_upload",
-    "forget_stale_workers",
     "forget_worker",
     "get_asset",
     "get_assets",
@@ -79,7 +77,6 @@ __all__ = [
     "insert_key",
     "insert_ticket",
     "insert_upload",
-    "job_heads",
     "list_assets",
     "list_jobs",
     "list_keys",
@@ -90,7 +87,6 @@ __all__ = [
     "open_jobs",
     "purge",
     "queues",
-    "ready_counts",
     "redeem_ticket",
     "revoke_key",
     "set_worker_control",

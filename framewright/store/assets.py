@@ -110,16 +110,7 @@ def list_assets(
 def delete_asset(db: Database, tenant_id: str, asset_id: UUID) -> str:
     """Hide an asset and let the janitor take its object; answers the key. `Conflict` while an open job uses it."""
     with db.connect() as connection:
-        row = connection.execute(
-            """WITH used AS (SELECT EXISTS (SELECT 1 FROM jobs WHERE tenant_id = %(tenant)s AND finished_at IS NULL
-                                            AND %(id)s = ANY (assets)) AS by_job),
-                    gone AS (UPDATE assets SET deleted_at = clock_timestamp(), expires_at = clock_timestamp()
-                             FROM used WHERE id = %(id)s AND tenant_id = %(tenant)s AND deleted_at IS NULL
-                               AND NOT used.by_job RETURNING key)
-               SELECT used.by_job, (SELECT key FROM gone) FROM used, assets
-               WHERE id = %(id)s AND tenant_id = %(tenant)s AND deleted_at IS NULL""",
-            {"tenant": tenant_id, "id": asset_id},
-        ).fetchone()
+        row = connection.execute("SELECT used, key FROM fw_delete_asset(%s, %s)", (tenant_id, asset_id)).fetchone()
     if row is None:
         raise NotFound("no such asset")
     if row[0]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,8 +10,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from framewright.database import Database
-from framewright.jobs import JobState
-from framewright.rows import EventRow, JobHead
+from framewright.rows import EventRow
 
 
 def events_after(db: Database, after: Mapping[UUID, int], *, limit: int = 500) -> list[EventRow]:
@@ -39,16 +38,6 @@ def events_since(db: Database, tenant_id: str, at: datetime, *, limit: int = 100
             (tenant_id, at, limit),
         )
         return [EventRow(*row) for row in rows]
-
-
-def job_heads(db: Database, job_ids: Iterable[UUID]) -> dict[UUID, JobHead]:
-    """How far the events of these jobs go; unknown and deleted jobs are absent. Not tenant-scoped: it says whose."""
-    with db.connect() as connection:
-        rows = connection.execute(
-            "SELECT id, event_seq, state, tenant_id FROM jobs WHERE id = ANY(%s) AND deleted_at IS NULL",
-            (list(job_ids),),
-        )
-        return {row[0]: JobHead(row[1], JobState(row[2]), row[3]) for row in rows}
 
 
 def add_warning(db: Database, tenant_id: str, job_id: UUID, data: Mapping[str, Any]) -> int | None:

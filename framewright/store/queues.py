@@ -12,16 +12,6 @@ def due_doorbells(db: Database, *, every_s: float, limit: int = 64) -> dict[str,
         return dict(connection.execute("SELECT queue, n FROM fw_doorbells(%s, %s)", (every_s, limit)).fetchall())
 
 
-def ready_counts(db: Database) -> dict[str, int]:
-    """Per queue, how many steps are due."""
-    with db.connect() as connection:
-        return dict(
-            connection.execute(
-                "SELECT queue, count(*) FROM steps WHERE state = 'ready' AND run_at <= clock_timestamp() GROUP BY 1"
-            ).fetchall()
-        )
-
-
 def queues(db: Database) -> list[QueueRow]:
     """Every queue that has a step waiting or running, or a live worker; by name."""
     with db.connect() as connection:

@@ -19,7 +19,7 @@ _SUBMIT = "SELECT * FROM fw_submit(%s, %s::jsonb, %s, %s, %s, %s, %s, %s)"
 
 
 class Placed(NamedTuple):
-    """The answer of the statement: made, replayed, key_reused, tenant_full, full or no_tenant."""
+    """The answer of the statement: made, replayed, key_reused, tenant_full, full, no_tenant, asset_gone."""
 
     answer: str
     job_id: UUID | None

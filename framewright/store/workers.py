@@ -76,16 +76,6 @@ def forget_worker(db: Database, worker_id: str) -> None:
         connection.execute("DELETE FROM workers WHERE id = %s", (worker_id,))
 
 
-def forget_stale_workers(db: Database, older_than_s: float) -> int:
-    """Remove workers not seen for `older_than_s` seconds; answers how many."""
-    with db.connect() as connection:
-        return connection.execute(
-            """DELETE FROM workers
-               WHERE seen_at < clock_timestamp() - make_interval(secs => %s) AND alive_until < clock_timestamp()""",
-            (older_than_s,),
-        ).rowcount
-
-
 def _worker(row: tuple[Any, ...]) -> WorkerRow:
     id_, host, pid, version, queues, engines, kinds, state, control, alive, *rest = row
     started_at, seen_at, capabilities, running = rest

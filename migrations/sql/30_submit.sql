@@ -41,7 +41,7 @@ BEGIN
 END $$;
 
 -- One statement makes a job, its steps, its first event and its idempotency record, or answers why not:
--- made | replayed | key_reused | tenant_full | full | no_tenant.
+-- made | replayed | key_reused | tenant_full | full | no_tenant | asset_gone.
 CREATE FUNCTION fw_submit(
     p_id uuid, p_order jsonb, p_max_all integer, p_max_tenant integer,
     p_route text, p_key bytea, p_body bytea, p_key_ttl_s double precision
@@ -53,6 +53,8 @@ DECLARE
     c_margin CONSTANT integer := 1000;
     v_tenant text := p_order ->> 'tenant';
     v_steps jsonb := p_order -> 'steps';
+    v_assets uuid[] := translate(p_order ->> 'assets', '[]"', '{}')::uuid[];
+    v_kept integer;
     v_run_at timestamptz := (p_order ->> 'run_at')::timestamptz;
     v_priority smallint := (p_order ->> 'priority')::smallint;
     v_now timestamptz := clock_timestamp();
@@ -89,6 +91,16 @@ BEGIN
     END IF;
     v_refused := CASE WHEN v_cap IS NULL THEN 'no_tenant' WHEN v_open >= v_cap THEN 'tenant_full'
                       WHEN v_all >= p_max_all THEN 'full' END;
+    IF v_refused IS NULL AND cardinality(v_assets) > 0 THEN
+        -- Until the job is committed nobody deletes these; who was deleting one is waited for and then seen.
+        SELECT count(*) INTO v_kept FROM (
+            SELECT a.id FROM assets a
+            WHERE a.id = ANY (v_assets) AND a.tenant_id = v_tenant AND a.deleted_at IS NULL
+            ORDER BY a.id FOR KEY SHARE) AS kept;
+        IF v_kept < cardinality(v_assets) THEN
+            v_refused := 'asset_gone';
+        END IF;
+    END IF;
     IF v_refused IS NOT NULL THEN
         IF p_key IS NOT NULL THEN
             DELETE FROM idempotency i WHERE i.tenant_id = v_tenant AND i.route = p_route AND i.key_sha256 = p_key;
@@ -101,8 +113,7 @@ BEGIN
                       webhook, assets, retry_of, output_ttl_s, run_at, start_deadline, created_at)
     VALUES (p_id, v_tenant, p_order ->> 'kind', p_order ->> 'model', v_priority, 1, p_order -> 'input',
             p_order -> 'params', p_order -> 'adjusted', p_order -> 'request', p_order -> 'metadata',
-            p_order ->> 'webhook', translate(p_order ->> 'assets', '[]"', '{}')::uuid[],
-            (p_order ->> 'retry_of')::uuid, (p_order ->> 'output_ttl_s')::double precision, v_run_at,
+            p_order ->> 'webhook', v_assets, (p_order ->> 'retry_of')::uuid, (p_order ->> 'output_ttl_s')::double precision, v_run_at,
             (p_order ->> 'start_deadline')::timestamptz, v_now);
     WITH made AS (
         INSERT INTO steps (job_id, tenant_id, idx, name, kind, engine, model, queue, state, sink, work, params, inputs,
@@ -130,4 +141,25 @@ BEGIN
     PERFORM fw_count_open(v_tenant, 1);
     v_blocked := fw_blocked(v_steps #>> '{0,queue}', v_steps #>> '{0,engine}');
     RETURN QUERY SELECT 'made', p_id, v_now, fw_status('queued', v_run_at, v_blocked), v_blocked, v_ids;
+END $$;
+
+-- Hides an asset that no open job reads; used says that one does, and no row that there is no such asset.
+-- Two statements: the second must see the job of a submit that the lock of the first had to wait for.
+CREATE FUNCTION fw_delete_asset(p_tenant text, p_asset uuid) RETURNS TABLE (used boolean, key text) LANGUAGE plpgsql AS $$
+#variable_conflict use_column
+DECLARE
+    v_key text;
+BEGIN
+    SELECT a.key INTO v_key FROM assets a
+    WHERE a.id = p_asset AND a.tenant_id = p_tenant AND a.deleted_at IS NULL FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF EXISTS (SELECT 1 FROM jobs j
+               WHERE j.tenant_id = p_tenant AND j.finished_at IS NULL AND p_asset = ANY (j.assets)) THEN
+        RETURN QUERY SELECT true, v_key;
+        RETURN;
+    END IF;
+    UPDATE assets a SET deleted_at = clock_timestamp(), expires_at = clock_timestamp() WHERE a.id = p_asset;
+    RETURN QUERY SELECT false, v_key;
 END $$;

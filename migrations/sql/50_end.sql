@@ -276,6 +276,9 @@ BEGIN
     WHERE j.id = p_job AND j.tenant_id = p_tenant AND j.deleted_at IS NULL FOR NO KEY UPDATE;
     IF NOT FOUND THEN
         RETURN;
+    ELSIF v_job.state = 'queued' AND v_run_at >= v_job.start_deadline THEN
+        RETURN QUERY SELECT 'never_starts';
+        RETURN;
     ELSIF v_job.state = 'queued' THEN
         UPDATE jobs j SET
             priority = coalesce(v_priority, j.priority),

@@ -45,7 +45,7 @@ def client(api: Api) -> Iterator[httpx.Client]:
 def make_key(db: Database, settings: Settings) -> Callable[..., str]:
     """`make_key("other", {"jobs:read"})`: a key of any tenant."""
 
-    def make(tenant: str = "default", scopes: frozenset[str] = keys.ADMIN_SCOPES) -> str:
+    def make(tenant: str = "default", scopes: frozenset[str] = keys.SCOPES) -> str:
         new = keys.generate()
         store.ensure_tenant(db, tenant)
         digest = keys.digest(settings.key_pepper.get_secret_value(), new.secret)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 import pytest
 from hand import Hand
 from service import animate, png, upload
+from waiting import until
 
 from framewright.database import Database
+from framewright.settings import Settings
+from framewright.storage import Storage
 
 BODY = png(200, 100, grey=33)
 
@@ -136,6 +140,51 @@ def test_a_direct_upload_becomes_an_asset(client: httpx.Client) -> None:
     assert (done.json()["width"], done.json()["height"], done.json()["filename"]) == (24, 26, "direct.png")
     assert client.post(started["links"]["complete"]).json() == done.json()
     assert client.get(done.json()["links"]["content"], params={"proxy": 1}).content == body
+
+
+def test_bytes_sent_after_complete_change_nothing(client: httpx.Client) -> None:
+    body = png(24, 27)
+    started = announce(client, body)
+    headers = {"Content-Type": "image/png"}
+    assert httpx.put(started["url"], content=body, headers=headers).is_success
+    done = client.post(started["links"]["complete"]).json()
+    assert httpx.put(started["url"], content=body[:-1] + b"?", headers=headers).is_success
+    assert client.get(done["links"]["content"], params={"proxy": 1}).content == body
+    assert client.post(started["links"]["complete"]).json() == done
+
+
+def test_a_finished_direct_upload_leaves_nothing_under_its_own_key(
+    client: httpx.Client, db: Database, settings: Settings
+) -> None:
+    storage, body = Storage(settings), png(24, 28)
+    known = upload(client, png(24, 29))
+    for sent in (body, png(24, 29)):
+        started = announce(client, sent)
+        httpx.put(started["url"], content=sent, headers={"Content-Type": "image/png"})
+        done = client.post(started["links"]["complete"]).json()
+        with db.connect() as connection:
+            row = connection.execute(
+                "SELECT u.key, a.key FROM uploads u JOIN assets a ON a.id = u.asset_id WHERE u.id = %s",
+                (started["id"].removeprefix("upload_"),),
+            ).fetchone()
+        assert row is not None
+        assert storage.head(row[0]) is None
+        assert storage.head(row[1]) is not None
+    assert done["id"] == known
+
+
+def test_an_input_deleted_while_its_job_is_being_accepted_is_refused_by_name(
+    client: httpx.Client, db: Database
+) -> None:
+    asset = upload(client, png(31, 31))
+    waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin() as deleting, db.connect() as watching:
+            deleting.execute("SELECT * FROM fw_delete_asset('default', %s)", (asset.removeprefix("asset_"),))
+            submitting = pool.submit(client.post, "/api/v1/jobs", json=animate(asset))
+            until(lambda: watching.execute(waits).fetchone(), 5)
+        answer = submitting.result(30)
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (404, "/input/image")
 
 
 def test_a_direct_upload_of_other_bytes_is_refused(client: httpx.Client) -> None:

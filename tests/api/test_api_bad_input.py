@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import socket
+import sys
+import threading
+from types import FrameType
 from typing import Any
 
 import httpx
 import pytest
-from service import Api, animate, png, upload
+from service import ADMIN_KEY, Api, animate, png, upload
+from starlette.types import Message, Receive, Scope, Send
+
+from api import strict
+from api.app import PROBLEMS
+from api.gate import JSON, Gate
 
 SECRET = "do-not-repeat-me"
 
@@ -240,3 +250,99 @@ def test_a_request_id_is_kept_when_it_is_harmless(client: httpx.Client, given: s
     answer = client.get("/api/v1/jobs/job_1", headers={"X-Request-Id": given})
     assert (answer.headers["x-request-id"] == given) == kept
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer x", f"Basic {ADMIN_KEY}", f"Bearer {ADMIN_KEY[:-1]}"])
+def test_nothing_is_read_of_one_who_shows_no_key(api: Api, authorization: str) -> None:
+    url = httpx.URL(api.url)
+    head = "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"
+    head += f"Authorization: {authorization}\r\n" if authorization else ""
+    with socket.create_connection((url.host, url.port), timeout=20) as opened:
+        opened.sendall(f"{head}\r\n".encode())
+        assert opened.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def through_the_gate(chunks: list[bytes], *, whole: bool = True, body_s: float = 30) -> tuple[Any, list[Message]]:
+    """What a route behind the gate sees, and what is answered, when a client sends these chunks and then no more."""
+    seen: Any = None
+    answers: list[Message] = []
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal seen
+        seen = scope[JSON]
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> Message:
+        if chunks:
+            return {"type": "http.request", "body": chunks.pop(0), "more_body": bool(chunks) or not whole}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    gate = Gate(
+        route,
+        problems=PROBLEMS,
+        max_json=lambda: 2**20,
+        raw_routes=frozenset(),
+        record=lambda *_: None,
+        body_s=body_s,
+    )
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"authorization", b"Bearer " + ADMIN_KEY.encode()),
+    ]
+    scope = {"type": "http", "method": "POST", "path": "/api/v1/jobs", "query_string": b"", "headers": headers}
+    asyncio.run(gate(scope, receive, send))
+    return seen, answers
+
+
+def test_a_body_that_does_not_come_is_given_up() -> None:
+    _, (start, body) = through_the_gate([b"{"], whole=False, body_s=0.01)
+    assert start["status"] == 408
+    assert (b"connection", b"close") in start["headers"]
+    problem = json.loads(body["body"])
+    assert (problem["code"], problem["retryable"]) == ("request_timeout", True)
+
+
+@pytest.mark.parametrize(("items", "elsewhere"), [(10, False), (20_000, True)])
+def test_a_large_body_is_read_as_json_beside_the_loop(items: int, elsewhere: bool) -> None:
+    threads: list[threading.Thread] = []
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code is strict.loads.__code__:
+            threads.append(threading.current_thread())
+
+    document = {"a": ["x"] * items}
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        seen, _ = through_the_gate([json.dumps(document).encode()])
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    assert seen == document
+    assert [thread is not threading.main_thread() for thread in threads] == [elsewhere]
+
+
+def test_places_are_only_worked_out_once_something_is_wrong() -> None:
+    called: set[str] = set()
+    document = {"a": [[] for _ in range(1000)], "b": "\u00e9"}
+    sys.setprofile(lambda frame, *_: called.add(frame.f_code.co_name))
+    try:
+        assert strict.loads(json.dumps(document).encode()) == document
+        assert "_walk" not in called
+        with pytest.raises(strict.InvalidParams):
+            strict.loads(json.dumps(document).replace("00e9", "0000").encode())
+        assert "_walk" in called
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_thirty_two_levels_are_taken_and_one_more_is_not(opening: str, closing: str) -> None:
+    assert strict.loads((opening * 32 + "1" + closing * 32).encode())
+    with pytest.raises(strict.InvalidParams):
+        strict.loads((opening * 33 + "1" + closing * 33).encode())

@@ -79,6 +79,20 @@ def test_a_clip_leads_to_its_poster_and_to_a_rendition_that_every_browser_plays(
     assert {one["links"]["thumbnail"] for one in (still, rendition)} == {None}
 
 
+@pytest.mark.parametrize(
+    "moment", ["9998-12-31T23:59:59-23:59", "1970-01-01T00:00:00+23:59", "2126-12-01T00:00:00+16:00"]
+)
+def test_an_offset_that_postgres_does_not_know_is_no_surprise(client: httpx.Client, picture: str, moment: str) -> None:
+    body = {"kind": "animate", "model": "camera-move", "input": {"image": picture}}
+    made = client.post("/api/v1/jobs", json={**body, "run_at": moment})
+    assert made.status_code == 201, made.text
+    job = submit(client, picture, run_at="2100-01-01T00:00:00Z")
+    changed = client.patch(job["links"]["self"], json={"run_at": moment})
+    assert changed.status_code == 200, changed.text
+    for one in (made.json(), job):
+        client.post(one["links"]["cancel"]).raise_for_status()
+
+
 def test_a_failed_job_says_what_was_wrong_where(client: httpx.Client, picture: str, hand: Hand) -> None:
     job = submit(client, picture)
     hand.fail(hand.claim())
@@ -144,6 +158,34 @@ def test_pages_hold_every_job_once_in_either_direction(client: httpx.Client, pic
         assert seen == expected
 
 
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("statuss=failed", "/query/statuss"),
+        ("status=failed&Kind=animate", "/query/Kind"),
+        ("metadata=me", "/query/metadata"),
+        ("metadata[]=me", "/query/metadata[]"),
+        ("metadata[who=me", "/query/metadata[who"),
+        ("metadata.who=me", "/query/metadata.who"),
+        (f"metadata[{'n' * 65}]=me", f"/query/metadata[{'n' * 55}…"),
+        ("metadata[who]=me&metadata[who]=you", "/query/metadata[who]"),
+    ],
+)
+def test_a_filter_that_is_none_is_named_and_never_left_out(client: httpx.Client, query: str, pointer: str) -> None:
+    answer = client.get(f"/api/v1/jobs?{query}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+    assert [wrong["pointer"] for wrong in answer.json()["errors"]] == [pointer]
+
+
+def test_a_job_that_could_never_start_in_time_is_refused(client: httpx.Client, picture: str) -> None:
+    past = client.post("/api/v1/jobs", json=animate(picture, start_deadline="2020-01-01T00:00:00Z"))
+    assert (past.status_code, past.json()["errors"][0]["pointer"]) == (422, "/start_deadline")
+    job = submit(client, picture, start_deadline="2099-01-01T00:00:00Z")
+    late = client.patch(job["links"]["self"], json={"run_at": "2099-01-01T00:00:01Z"})
+    assert (late.status_code, late.json()["errors"][0]["pointer"]) == (422, "/run_at")
+    assert client.get(job["links"]["self"]).json()["run_at"] is None
+
+
 @pytest.mark.parametrize("cursor", ["job_" + "0" * 32, "nonsense", "asset_" + "0" * 32])
 def test_an_unknown_cursor_is_a_bad_request(client: httpx.Client, cursor: str) -> None:
     answer = client.get("/api/v1/jobs", params={"after": cursor})
@@ -193,6 +235,8 @@ def test_a_replay_works_after_its_input_was_deleted(client: httpx.Client) -> Non
     assert client.delete(f"/api/v1/assets/{asset}").status_code == 204
     again = client.post("/api/v1/jobs", json=animate(asset), headers=headers)
     assert (again.status_code, again.json()["id"]) == (201, job["id"])
+    other_body = client.post("/api/v1/jobs", json=animate(asset, priority=1), headers=headers)
+    assert (other_body.status_code, other_body.json()["code"]) == (422, "idempotency_key_reuse")
     assert client.post("/api/v1/jobs", json=animate(asset)).status_code == 404
 
 

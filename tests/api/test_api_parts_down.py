@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -41,6 +42,7 @@ def test_jobs_are_taken_and_followed_while_redis_is_frozen_or_gone(
     own_servers: Servers, own_api: Api, patient: httpx.Client
 ) -> None:
     picture = upload(patient, png(32, 32))
+    until(lambda: components(patient)["storage"] == "ok")
     assert components(patient) == {"database": "ok", "broker": "ok", "storage": "ok", "reconciler": "down"}
     valkey = own_servers.valkey
     assert valkey is not None
@@ -90,10 +92,30 @@ def test_without_s3_files_wait_and_jobs_on_what_is_there_go_on(
     refused = patient.put("/api/v1/assets", content=png(33, 33))
     assert (refused.status_code, refused.json()["code"]) == (503, "storage_unavailable")
     assert patient.post("/api/v1/jobs", json=animate(picture)).status_code == 201
-    assert components(patient)["storage"] == "down"
+    until(lambda: components(patient)["storage"] == "down")
     assert patient.get("/readyz").status_code == 200
     own_servers.s3.restart()
     assert upload(patient, png(33, 33))
+    until(lambda: components(patient)["storage"] == "ok")
+
+
+def test_asking_whether_we_are_ready_takes_no_thread_from_others_while_s3_is_frozen(
+    own_servers: Servers, own_api: Api, patient: httpx.Client
+) -> None:
+    picture = upload(patient, png(32, 32))
+    assert own_servers.s3 is not None
+    own_servers.s3.pause()
+    try:
+        # Longer than a request of ours may take, shorter than S3 is waited for: 20 s.
+        with ThreadPoolExecutor(60) as pool:
+            asked = [pool.submit(httpx.get, f"{own_api.url}/readyz", timeout=PATIENCE_S) for _ in range(60)]
+            assert patient.post("/api/v1/jobs", json=animate(picture)).status_code == 201
+            assert {one.result().json()["components"]["storage"]["needed"] for one in asked} == {False}
+        until(lambda: components(patient)["storage"] == "down", 30)
+        assert patient.get("/readyz").status_code == 200
+    finally:
+        own_servers.s3.resume()
+    until(lambda: components(patient)["storage"] == "ok", 60)
 
 
 def test_over_the_cap_jobs_are_refused_until_there_is_room(own_api: Api, patient: httpx.Client) -> None:

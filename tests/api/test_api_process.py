@@ -7,8 +7,10 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -18,6 +20,7 @@ from service import ADMIN_KEY, Api, animate, serve
 from waiting import until
 
 from api.app import create_app
+from api.serve import MAX_HEAD
 from framewright.embedded.datadir import python_environment
 from framewright.settings import Settings
 
@@ -123,3 +126,69 @@ def test_a_surprise_is_a_500_that_tells_only_the_request_id(
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert "secret" not in answer.text
     assert "find-me" in caplog.text
+
+
+def test_no_thread_of_ours_outlives_the_application(settings: Settings) -> None:
+    app = create_app(lambda: settings)
+
+    def watching() -> bool:
+        return any(thread.name == "storage-watch" for thread in threading.enumerate())
+
+    async def live() -> None:
+        async with app.router.lifespan_context(app):
+            await asyncio.to_thread(until, lambda: app.state.parts.storage_watch.last()[0] == "ok")
+            assert watching()
+
+    asyncio.run(live())
+    assert not watching()
+
+
+def connect(api: Api) -> socket.socket:
+    url = httpx.URL(api.url)
+    assert url.port
+    return socket.create_connection((url.host, url.port), timeout=30)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nEndless: ",
+        b"GET /",
+        b"\r\n",
+    ],
+)
+def test_headers_without_an_end_are_cut_off(api: Api, client: httpx.Client, start: bytes) -> None:
+    with connect(api) as endless:
+        endless.sendall(start + b"a" * (MAX_HEAD - len(start)) if start.strip() else start * (MAX_HEAD // 2))
+        endless.sendall(b"a")
+        assert endless.recv(1024).startswith(b"HTTP/1.1 431 ")
+        assert endless.recv(1024) == b""
+    assert client.get("/healthz").is_success
+
+
+def test_trailers_without_an_end_are_cut_off(api: Api) -> None:
+    start = b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nEndless: "
+    with connect(api) as endless:
+        try:
+            endless.sendall(start + b"a" * 2 * MAX_HEAD)
+            while endless.recv(1024):
+                pass
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+
+
+def test_a_body_larger_than_headers_may_be_is_no_header(client: httpx.Client, picture: str) -> None:
+    for _ in range(2):
+        answer = client.post("/api/v1/jobs", content=b" " * 3 * MAX_HEAD, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")
+
+
+def test_a_connection_that_asks_nothing_is_closed_and_one_that_asked_is_kept(api: Api, picture: str) -> None:
+    with connect(api) as silent, connect(api) as half, connect(api) as whole, api.client() as client:
+        half.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+        whole.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert whole.recv(4096).startswith(b"HTTP/1.1 200 ")
+        with client.stream("GET", client.post("/api/v1/jobs", json=animate(picture)).json()["links"]["events"]):
+            assert silent.recv(1024) == half.recv(1024) == b""
+            whole.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert whole.recv(4096).startswith(b"HTTP/1.1 200 ")

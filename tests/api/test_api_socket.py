@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -10,15 +11,22 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from hand import Hand
 from service import Api, animate, png, serve, upload
+from starlette.websockets import WebSocket
 from waiting import until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
+
+from api.hub import EventHub
+from api.session import Session
+from framewright.database import Database
+from framewright.settings import Settings
 
 Job = dict[str, Any]
 
@@ -185,18 +193,86 @@ def test_the_tenant_topic_carries_every_job_of_the_tenant_and_no_other(
     assert [e["seq"] for e in events if e["job"] == job["id"]] == [2]
 
 
+@pytest.mark.usefixtures("hand")
 def test_the_tenant_topic_resumes_by_time(
-    api: Api, client: httpx.Client, line: ClientConnection, picture: str, hand: Hand
+    api: Api, client: httpx.Client, other: httpx.Client, line: ClientConnection, picture: str
 ) -> None:
+    theirs = animate(upload(other, png(40, 40)))
     say(line, op="subscribe", topics=["tenant"])
     hear_until(line, lambda message: message["type"] == "snapshot")
     first = client.post("/api/v1/jobs", json=animate(picture)).json()
     at = hear_until(line, lambda message: message.get("job") == first["id"])[-1]["at"]
     line.close()
+    foreign = other.post("/api/v1/jobs", json=theirs).json()
     missed = client.post("/api/v1/jobs", json=animate(picture)).json()
     with dial(api, client) as again:
         say(again, op="subscribe", topics=["tenant"], after={"tenant": at})
-        assert hear_until(again, lambda message: message.get("job") == missed["id"])[-1]["seq"] == 1
+        heard = hear_until(again, lambda message: message.get("job") == missed["id"])
+    assert heard[-1]["seq"] == 1
+    assert foreign["id"] not in {message.get("job") for message in heard}
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+00:00", "9999-12-31T23:59:59-12:00", "1969-12-31T23:59:59Z"])
+def test_a_time_that_no_event_can_have_ends_the_socket(line: ClientConnection, at: str) -> None:
+    say(line, op="subscribe", topics=["tenant"], after={"tenant": at})
+    assert close_code(line) == 4400
+
+
+def test_an_unforeseen_failure_is_logged_once_and_closes_with_1011(
+    settings: Settings, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = []
+
+    async def converse() -> None:
+        arriving = iter([{"type": "websocket.connect"}])
+
+        async def receive() -> Any:
+            try:
+                return next(arriving)
+            except StopIteration:
+                raise LookupError("nobody thought of this") from None
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        opened = WebSocket({"type": "websocket"}, receive, send)
+        await opened.accept()
+        hub = EventHub(settings, db, {})
+        parts: Any = SimpleNamespace(hub=hub)
+        await Session(opened, parts, None).run()
+        await hub.close()
+
+    asyncio.run(converse())
+    assert (sent[-1]["type"], sent[-1]["code"]) == ("websocket.close", 1011)
+    assert [record.levelname for record in caplog.records if record.name == "framewright.socket"] == ["ERROR"]
+
+
+def test_the_tenant_topic_carries_no_progress_of_another_tenant(
+    line: ClientConnection, client: httpx.Client, other: httpx.Client, picture: str, hand: Hand
+) -> None:
+    say(line, op="subscribe", topics=["tenant"])
+    hear_until(line, lambda message: message["type"] == "snapshot")
+    foreign = other.post("/api/v1/jobs", json=animate(upload(other, png(40, 40)))).json()
+    theirs = hand.claim()
+    own = client.post("/api/v1/jobs", json=animate(picture)).json()
+    mine = hand.claim()
+    hand.progress(theirs, 0.3)
+    hand.progress(mine, 0.3)
+    heard = hear_until(line, lambda message: message["type"] == "progress" and message["job"] == own["id"])
+    assert foreign["id"] not in {message.get("job") for message in heard}
+
+
+def test_many_images_are_shortened_wherever_many_jobs_are_shown(
+    line: ClientConnection, client: httpx.Client, picture: str, hand: Hand
+) -> None:
+    body = {"kind": "encode", "input": {"images": [picture] * 12}, "params": {"fps": 4}}
+    made = client.post("/api/v1/jobs", json=body).json()
+    assert made["input"] == client.get(made["links"]["self"]).json()["input"] == body["input"]
+    short = {"images": [picture] * 10, "images_total": 12}
+    assert client.get("/api/v1/jobs", params={"limit": 1}).json()["data"][0]["input"] == short
+    say(line, op="subscribe", topics=["tenant", f"job:{made['id']}"])
+    shown = [hear_until(line, lambda message: message["type"] == "snapshot")[-1]["data"] for _ in range(2)]
+    assert [(one[0] if isinstance(one, list) else one)["input"] for one in shown] == [short, short]
 
 
 def test_boards_show_queues_and_workers(line: ClientConnection, job: Job) -> None:

@@ -26,14 +26,14 @@ UNKNOWN = {
     "upload_id": ids.public(ids.UPLOAD, ids.uuid7()),
     "key_id": "AAAAAAAAAAAA",
 }
-BODIES: dict[str, Any] = {"patch": {"priority": 1}}
+BODIES: dict[str, Any] = {"patch": {"priority": 1, "metadata": {"whose": "theirs"}}}
 
 
 @pytest.fixture(scope="module")
 def mine(api: Api, picture: str) -> dict[str, str]:
     """One id of each kind that belongs to the first tenant."""
     with api.client() as client:
-        job = client.post("/api/v1/jobs", json=animate(picture)).json()
+        job = client.post("/api/v1/jobs", json=animate(picture, metadata={"whose": "mine"})).json()
         started = client.post("/api/v1/uploads", json={"size": 5, "sha256": "0" * 64}).json()
         made = client.post("/api/v1/api-keys", json={"name": "mine"}).json()
     return {"job_id": job["id"], "asset_id": picture, "upload_id": started["id"], "key_id": made["id"]}
@@ -71,7 +71,8 @@ def _plain(answer: httpx.Response) -> list[tuple[str, str]]:
 
 
 def test_the_owner_still_has_everything_afterwards(client: httpx.Client, mine: dict[str, str]) -> None:
-    assert client.get(f"/api/v1/jobs/{mine['job_id']}").json()["status"] == "waiting"
+    job = client.get(f"/api/v1/jobs/{mine['job_id']}").json()
+    assert (job["status"], job["priority"], job["metadata"]) == ("waiting", 0, {"whose": "mine"})
     assert client.get(f"/api/v1/assets/{mine['asset_id']}").status_code == 200
     revoked = {key["id"]: key["revoked_at"] for key in client.get("/api/v1/api-keys").json()["data"]}
     assert revoked[mine["key_id"]] is None
@@ -87,6 +88,16 @@ def test_lists_and_cursors_show_nothing_of_the_other(other: httpx.Client, mine: 
             unknown = other.get(f"/api/v1/{path}", params={place: cursor[:-4] + "0000"}, headers={"X-Request-Id": "s"})
             assert answer.status_code == 400
             assert answer.content == unknown.content
+
+
+def test_a_key_made_without_scopes_cannot_steer_the_fleet_that_all_share(client: httpx.Client) -> None:
+    made = client.post("/api/v1/api-keys", json={"name": "an app"}).json()
+    assert sorted(made["scopes"]) == ["assets:read", "assets:write", "jobs:read", "jobs:write", "models:read"]
+    app = {"Authorization": f"Bearer {made['key']}"}
+    assert client.get("/api/v1/jobs", headers=app).status_code == 200
+    for path in ("/api/v1/workers", "/api/v1/queues"):
+        assert client.get(path, headers=app).json()["code"] == "forbidden"
+    assert client.post("/api/v1/workers/any/drain", headers=app).json()["code"] == "forbidden"
 
 
 def test_outputs_belong_to_the_tenant_of_the_job(

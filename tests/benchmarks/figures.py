@@ -52,6 +52,8 @@ class Figures:
         self._taken: list[Figure] = []
         self._json: dict[str, dict[str, Any]] = {}
         self._versions: dict[str, str] = {}
+        # Now, not when the file is written: the processes that are measured start from what lies here now.
+        self._commit = _said("git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty")
 
     def say(self, text: str) -> None:
         """Progress, for whoever waits."""
@@ -62,6 +64,7 @@ class Figures:
         self._json[figure.name] = {
             **figure.as_json(),
             "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": self._commit,
             "load_average": [round(load, 2) for load in os.getloadavg()],
         }
         self.say(f"{figure.title}: {shown(figure.value)} {figure.unit}")
@@ -125,7 +128,6 @@ def host_facts() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "framewright": framewright.__version__,
-        "commit": _said("git", "-C", str(RESULTS.parent), "describe", "--always", "--dirty"),
     }
 
 

@@ -14,15 +14,17 @@ from typing import Any
 
 import pytest
 
-from framewright.cli.entry import main
+from framewright.cli.entry import _fail, main
 from framewright.cli.exits import Exit, of_job
 from framewright.cli.following import JobBar, waiting_text
-from framewright.cli.making import ENCODE_FLAGS, _counted, params
+from framewright.cli.making import ENCODE_FLAGS, _counted, _named, job_line, params
 from framewright.cli.output import Out, rate_text, seconds_text, size_text, visible
 from framewright.cli.parser import parser
 from framewright.cli.progress import Lines, transferred
-from framewright.client import Event, Job
+from framewright.cli.spelling import typed
+from framewright.client import ApiError, Event, Job
 from framewright.embedded.datadir import python_environment
+from framewright.errors import FieldError
 
 JOB = {"id": "job_1", "kind": "animate", "status": "queued"}
 
@@ -269,13 +271,13 @@ def test_a_transfer_tells_amount_speed_and_time_left() -> None:
     ]
 
 
-@pytest.mark.parametrize("spoken", [[], ["--json"]])
-def test_a_reader_that_leaves_ends_the_command_quietly(spoken: list[str]) -> None:
+@pytest.mark.parametrize("arguments", [["keys", "generate"], ["keys", "generate", "--json"], ["--help"]], ids=" ".join)
+def test_a_reader_that_leaves_ends_the_command_quietly(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as closed:
         done = subprocess.run(
-            [sys.executable, "-m", "framewright.cli", "keys", "generate", *spoken],
+            [sys.executable, "-m", "framewright.cli", *arguments],
             stdout=closed,
             stderr=subprocess.PIPE,
             env=os.environ | python_environment(),
@@ -283,6 +285,58 @@ def test_a_reader_that_leaves_ends_the_command_quietly(spoken: list[str]) -> Non
         )
     assert done.returncode == Exit.PIPE_CLOSED
     assert b"Error" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this machine")
+@pytest.mark.parametrize("arguments", [["keys", "generate"], ["keys", "generate", "--json"], ["--help"]], ids=" ".join)
+def test_output_that_cannot_be_written_is_a_sentence_and_status_2(arguments: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "framewright.cli", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=os.environ | python_environment(),
+            text=True,
+            check=False,
+        )
+    said = done.stderr.splitlines()[-1]
+    assert (done.returncode, said) == (2, "framewright: cannot write stdout: No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("pointers", "wanted"),
+    [
+        (["/body"], "framewright: no picture\n"),
+        (["/input/image"], "framewright: /input/image: no picture\n"),
+        (["/a", "/b"], "framewright: no picture\n  /a: no picture\n  /b: no picture\n"),
+    ],
+)
+def test_a_sentence_is_said_once(pointers: list[str], wanted: str, capsys: pytest.CaptureFixture[str]) -> None:
+    fields = tuple(FieldError(pointer, "bad", "no picture") for pointer in pointers)
+    _fail(Out(), ApiError("no picture", status=422, code="bad", fields=fields))
+    assert capsys.readouterr().err == wanted
+
+
+def test_what_is_printed_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / "venv" / "bin" / "framewright"
+    command.parent.mkdir(parents=True)
+    command.touch(0o755)
+    monkeypatch.setattr(sys, "argv", [str(command)])
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert typed() == "venv/bin/framewright"
+    monkeypatch.chdir(command.parent)
+    assert typed() == "./framewright"
+    monkeypatch.setenv("PATH", str(command.parent))
+    assert typed() == "framewright"
+
+
+def test_a_picture_is_called_by_its_file() -> None:
+    assert _named("/input/images/1: /input/images/7", ["a.png", "b.png"]) == "b.png: /input/images/7"
+    error = {"code": "bad_input", "message": "cut off", "field": "/input/images/1"}
+    failed = Job.of(JOB | {"status": "failed", "error": error})
+    assert job_line(failed, ["a.png", "b.png"]) == "job_1 failed: bad_input: b.png: cut off"
+    assert job_line(failed) == "job_1 failed: bad_input: cut off"
 
 
 def test_output_goes_where_stdout_is_now(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,7 +218,75 @@ def test_a_file_that_is_not_there_is_status_2(run: Run, command: tuple[str, ...]
 
 def test_a_file_that_is_no_picture_is_refused(run: Run, tmp_path: Path) -> None:
     (tmp_path / "fake.png").write_text("no picture")
-    assert run("assets", "put", "fake.png").returncode == 4
+    done = run("assets", "put", "fake.png")
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1].startswith("framewright: fake.png: ")
+
+
+def test_one_bad_picture_of_many_is_named_and_may_be_left_out(run: Run, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("no picture")
+    refused = run("encode", photo, "text.jpg", photo)
+    assert refused.returncode == 4
+    assert "framewright: text.jpg: " in refused.stderr
+    skipped = run("encode", photo, "text.jpg", photo, "--on-error", "skip", "--no-wait", "--json")
+    assert "left out text.jpg: " in skipped.stderr
+    job = document(skipped)
+    assert len(job["input"]["images"]) == 2
+    assert run("jobs", "cancel", job["id"]).returncode == 0
+    none = run("encode", "text.jpg", "--on-error", "skip")
+    assert none.returncode == 4
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "small.png")
+    mixed = run("encode", photo, "small.png")
+    assert mixed.returncode == 4
+    assert "small.png: " in mixed.stderr
+    assert "/input/images" not in mixed.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("-o", "nowhere/x.mp4"), "nowhere: no such folder"),
+        (("-o", "x.mp4", "--no-wait"), "--no-wait leaves before there is a video"),
+        (("-o", "."), ".: a folder; name the file"),
+    ],
+)
+@pytest.mark.parametrize("command", ["animate", "encode"])
+def test_where_the_video_goes_is_looked_at_before_anything_goes_up(
+    run: Run, photo: Path, command: str, more: tuple[str, ...], said: str
+) -> None:
+    done = run(command, photo, *more, FRAMEWRIGHT_URL="http://127.0.0.1:1")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"framewright: {said}")
+
+
+def test_a_folder_and_a_pipe_are_not_said_to_be_missing(run: Run, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert run("animate", "pipe").stderr.startswith("framewright: pipe: no regular file")
+    assert run("assets", "put", ".").stderr == "framewright: .: a folder, not a file\n"
+
+
+def test_a_list_that_is_cut_says_so(run: Run, photo: Path) -> None:
+    ids = [document(run("assets", "put", photo, "--json"))["id"] for _ in range(2)]
+    jobs = [
+        document(run("animate", ids[0], "--run-at", "2999-01-01T00:00:00Z", "--meta", "cut=1", "--no-wait", "--json"))
+        for _ in range(2)
+    ]
+    cut = run("jobs", "ls", "--limit", "1", "--meta", "cut=1")
+    assert "--limit" in cut.stderr
+    one = document(run("jobs", "ls", "--limit", "1", "--meta", "cut=1", "--json"))
+    assert (one["first_id"], one["last_id"], one["has_more"]) == (jobs[1]["id"], jobs[1]["id"], True)
+    whole = run("jobs", "ls", "--limit", "2", "--meta", "cut=1")
+    assert whole.stderr == ""
+    assert document(run("assets", "ls", "--limit", "1", "--json"))["has_more"] is True
+
+    missing = "job_00000000000070008000000000000000"
+    done = run("jobs", "cancel", jobs[0]["id"], missing, "--reason", "enough of it")
+    assert (done.returncode, done.stderr.startswith(f"framewright: {missing}: ")) == (4, True)
+    shown = run("jobs", "get", jobs[0]["id"]).stdout
+    assert "enough of it" in shown
+    assert "not before: 29" in shown
+    assert run("jobs", "cancel", jobs[1]["id"]).returncode == 0
 
 
 def test_one_leaves_without_waiting_and_comes_back(run: Run, photo: Path, tmp_path: Path) -> None:
@@ -308,6 +376,9 @@ def test_assets_go_up_come_back_the_same_and_go_away(run: Run, photo: Path, tmp_
     assert (asset["content_type"], asset["width"], asset["height"]) == ("image/png", 320, 192)
     assert run("assets", "get", asset["id"], "-o", "back.png").returncode == 0
     assert (tmp_path / "back.png").read_bytes() == photo.read_bytes()
+    shown = run("assets", "get", asset["id"]).stdout
+    assert "width: 320\n" in shown
+    assert not re.search(r"None|True|False|[{}]", shown)
     assert run("assets", "get", asset["id"], "-o", "back.png").returncode == 2
     assert asset["id"] in run("assets", "ls", "--limit", "1000").stdout
     assert document(run("assets", "rm", asset["id"], "--json")) == {"id": asset["id"], "deleted": True}

@@ -100,8 +100,9 @@ def test_up_tells_a_person_what_to_type_and_is_the_same_the_next_time(
         address, key, onward = (child.stdout.readline() for _ in range(3))
         put = framewright("assets", "put", photo, "--json")
         child.send_signal(signal.SIGINT)
-        child.communicate(timeout=90)
+        _, said = child.communicate(timeout=90)
     assert child.returncode == 0
+    assert said.endswith("Stopping what was started\n")
     assert address.startswith("Framewright runs at http://127.0.0.1:")
     assert key.startswith("API key: fw_live_")
     assert "framewright animate" in onward

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from desk import TENANT, picture
-from waiting import until
+from desk import picture
 
-from framewright import lifecycle
 from framewright.errors import InvalidOutput
 from framewright.jobs import Outcome
 from workers import transfer
@@ -47,17 +45,16 @@ def test_an_input_that_is_gone_is_named_and_nothing_is_tried_again(desk, worker)
     assert len(job.attempts) == 1
 
 
-def test_an_input_that_is_not_what_was_uploaded_never_reaches_an_engine(desk, worker):
+def test_an_input_that_stays_other_than_uploaded_is_named_and_never_reaches_an_engine(desk, worker):
     data = picture("white")
     name, facts = desk.uploaded(data)
     place = desk.settings.scratch_dir / "damaged"
     place.write_bytes(data[:-1] + b"?")
     desk.storage.put_file(facts.key, place, "image/png", sha256=bytes(32))
     place.unlink()
-    job_id = desk.animate(name, facts)
-    until(lambda: desk.outcomes(job_id))
-    assert desk.outcomes(job_id) == [Outcome.TRANSIENT_INFRA]
-    lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
+    job = desk.ended(desk.animate(name, facts))
+    assert (job.error.code, job.error.field) == ("bad_input", "/input/image")
+    assert len(job.attempts) == 1
 
 
 def test_bytes_that_only_a_decoder_can_tell_are_bad_input_fail_the_job_naming_the_field(desk, worker):
