@@ -65,10 +65,14 @@ class Feed:
         self._changed = asyncio.Event()
 
     def event(self, item: Item, *, tenant_is_news: bool) -> None:
-        """A durable event; one that this listener has seen is dropped."""
+        """A durable event; only the very next one of a job is taken.
+
+        One that was seen is dropped, and so is one further on: it was read for others before this listener came, whose
+        own read is under way and brings everything from its cursor on.
+        """
         if item.job_id is None:
             return
-        if self.cursors.get(item.job_id, item.seq) < item.seq:
+        if self.cursors.get(item.job_id) == item.seq - 1:
             self.cursors[item.job_id] = item.seq
             self._queue(job_topic(item.job_id), item)
             if item.terminal:
@@ -114,10 +118,12 @@ class Feed:
         self._changed.set()
 
     async def batch(self) -> list[tuple[str | None, Item]]:
-        """Waits until there is something, then all of it: newest values first, so that an end comes last."""
+        """Waits until there is something, then all of it: what was asked for, the newest values, and ends last."""
         await self._changed.wait()
         self._changed.clear()
-        found = [*self._latest.values(), *self._events]
+        said = list(self._events)
+        end = next((at for at, (_, item) in enumerate(said) if item.terminal), len(said))
+        found = [*said[:end], *self._latest.values(), *said[end:]]
         self._latest.clear()
         self._events.clear()
         self._bytes = 0

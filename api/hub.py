@@ -176,14 +176,15 @@ class EventHub:
                 tenant.known.setdefault(job.id, job.event_seq)
 
     def _learn(self, job: JobRow) -> None:
-        shape = self._shape(job.id, len(job.steps))
+        shape = self._shape(job.id, len(job.steps), learned=True)
         for step in job.steps:
             done = step.state is StepState.SUCCEEDED
             shape.advance(step.name, 1.0 if done else float((step.progress or {}).get("fraction") or 0.0))
 
-    def _shape(self, job_id: UUID, steps: int) -> _Shape:
+    def _shape(self, job_id: UUID, steps: int, *, learned: bool = False) -> _Shape:
         shape = self._shapes.get(job_id)
-        if shape is None:
+        # Progress may come before anybody knows how many steps there are; a guess goes once they are learned.
+        if shape is None or (learned and shape.steps != steps):
             shape = self._shapes[job_id] = _Shape(steps)
             if len(self._shapes) > MAX_PROGRESS:
                 self._shapes.popitem(last=False)
@@ -373,7 +374,7 @@ class EventHub:
                 tenant.known.popitem(last=False)
         item = event_item(row)
         if row.type == "queued":
-            self._shape(row.job_id, int(row.data.get("steps") or 1))
+            self._shape(row.job_id, int(row.data.get("steps") or 1), learned=True)
         elif row.type == "step_succeeded" and row.job_id in self._shapes:
             self._shapes[row.job_id].advance(row.data.get("name"), 1.0)
         elif item.terminal:

@@ -252,7 +252,11 @@ def test_a_request_id_is_kept_when_it_is_harmless(client: httpx.Client, given: s
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("authorization", ["", "Bearer x", f"Basic {ADMIN_KEY}", f"Bearer {ADMIN_KEY[:-1]}"])
+@pytest.mark.parametrize(
+    "authorization",
+    ["", "Bearer x", f"Basic {ADMIN_KEY}", f"Bearer {ADMIN_KEY[:-1]}"],
+    ids=["nothing", "no key", "another scheme", "a wrong checksum"],
+)
 def test_nothing_is_read_of_one_who_shows_no_key(api: Api, authorization: str) -> None:
     url = httpx.URL(api.url)
     head = "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n"

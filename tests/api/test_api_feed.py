@@ -34,12 +34,19 @@ def heard(*items: tuple[str, Item], after: int = 0) -> tuple[list[tuple[str, int
     return asyncio.run(listen())
 
 
-def test_only_the_newest_progress_is_told_and_before_the_events() -> None:
+def test_only_the_newest_progress_is_told_and_before_the_end() -> None:
     told, feed = heard(
-        ("progress", progress(0.1)), ("event", event(1)), ("progress", progress(0.2)), ("event", event(2))
+        ("progress", progress(0.1)), ("event", event(1)), ("progress", progress(0.2)), ("event", event(2, "succeeded"))
     )
-    assert told == [("progress", 0, {"fraction": 0.2}), ("event", 1, None), ("event", 2, None)]
+    assert told == [("event", 1, None), ("progress", 0, {"fraction": 0.2}), ("event", 2, None)]
     assert feed.cursors[JOB] == 2
+
+
+def test_an_event_read_for_others_leaves_no_gap_for_one_who_came_later() -> None:
+    """A read from 3 on was under way for others when this listener came back with 2."""
+    told, feed = heard(("event", event(4)), ("event", event(3)), ("event", event(4)), after=2)
+    assert [seq for _, seq, _ in told] == [3, 4]
+    assert feed.cursors[JOB] == 4
 
 
 def test_what_was_seen_is_not_told_again() -> None:
