@@ -79,10 +79,10 @@ class Figures:
             return None
         path = folder / f"{datetime.now(UTC):%Y-%m-%d}-{host_class()}.json"
         known = json.loads(path.read_text()) if path.exists() else {}
-        host = {**known.get("host", {}), **host_facts(), **self._versions}
+        servers = {**known.get("servers", {}), **self._versions}
         figures = {**known.get("figures", {}), **self._json}
         folder.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"host": host, "figures": figures}, indent=2) + "\n")
+        path.write_text(json.dumps({"host": host_facts(), "servers": servers, "figures": figures}, indent=2) + "\n")
         return path
 
     def table(self) -> list[str]:
