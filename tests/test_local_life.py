@@ -126,4 +126,4 @@ def test_configured_servers_are_used_and_not_started(home, servers, database_url
         assert set(system.pids) == {"api", "reconciler"}
         assert system.url == f"http://127.0.0.1:{port}"
         assert system.servers.database_url == database_url
-        assert ask(system, "/readyz").json()["components"]["storage"]["state"] == "ok"
+        until(lambda: ask(system, "/readyz").json()["components"]["storage"]["state"] == "ok")
