@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -116,9 +117,12 @@ class Parts:
 
     def prepare(self) -> None:
         """Makes sure that tenant, bootstrap key and bucket exist; tries until they do or the process ends."""
-        self.storage_watch.start()
         self._until_done(self._bootstrap)
+        # Tried once before anybody is told to come, or the first upload would find no bucket; S3 away keeps nobody out.
+        with contextlib.suppress(FramewrightError):
+            self.storage.ensure_bucket()
         self.prepared.set()
+        self.storage_watch.start()
         self._until_done(self.storage.ensure_bucket)
 
     def _until_done(self, step: Callable[[], None]) -> None:
