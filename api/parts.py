@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
@@ -19,11 +18,12 @@ from starlette.requests import HTTPConnection
 from api import views
 from api.auth import Keyring
 from api.hub import EventHub
+from api.lane import Lane
 from api.metrics import Metrics
 from api.views import Views
 from framewright import keys, store
 from framewright.database import Database
-from framewright.dispatch import Ringer
+from framewright.doorbells import Ringer
 from framewright.errors import FramewrightError
 from framewright.events import Live
 from framewright.rows import JobRow, WorkerRow
@@ -36,9 +36,14 @@ DEFAULT_TENANT = "default"
 # With libpq's two seconds to connect this keeps "the database is away" within three, even when it is frozen.
 STATEMENT_S = 2.0
 WATCH_S = 3.0
+BUCKET_S = 3.0
 # S3 that is frozen keeps a question for as long as its timeouts allow; its last answer is worth no more than this.
 STALE_S = 10.0
 _JOIN_S = 1.0
+# Downloads through this process that wait for S3 at the same time; as many as its client keeps connections.
+READERS = 16
+# Each may take half a GB of memory when the file is large.
+VERIFIERS = 2
 
 
 class StorageWatch:
@@ -98,6 +103,8 @@ class Parts:
     views: Views
     metrics: Metrics
     ingestion: ThreadPoolExecutor
+    reading: Lane
+    verifying: Lane
     prepared: threading.Event = field(default_factory=threading.Event)
     closing: threading.Event = field(default_factory=threading.Event)
 
@@ -118,12 +125,14 @@ class Parts:
     def prepare(self) -> None:
         """Makes sure that tenant, bootstrap key and bucket exist; tries until they do or the process ends."""
         self._until_done(self._bootstrap)
-        # Tried once before anybody is told to come, or the first upload would find no bucket; S3 away keeps nobody out.
-        with contextlib.suppress(FramewrightError):
-            self.storage.ensure_bucket()
+        bucket = threading.Thread(
+            target=self._until_done, args=(self.storage.ensure_bucket,), name="bucket", daemon=True
+        )
+        bucket.start()
+        # Or the first upload would find no bucket; an S3 that is away or hangs keeps nobody out for longer.
+        bucket.join(BUCKET_S)
         self.prepared.set()
         self.storage_watch.start()
-        self._until_done(self.storage.ensure_bucket)
 
     def _until_done(self, step: Callable[[], None]) -> None:
         warned = False
@@ -154,6 +163,8 @@ class Parts:
         await asyncio.to_thread(self.storage_watch.close)
         await self.hub.close()
         self.ingestion.shutdown(wait=False, cancel_futures=True)
+        self.reading.close()
+        self.verifying.close()
         self.ringer.close()
         self.live.close()
         self.storage.close()
@@ -187,6 +198,8 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
         metrics=metrics,
         # Few, and not the threads of requests: looking at an upload takes a process and seconds.
         ingestion=ThreadPoolExecutor(4, "ingest"),
+        reading=Lane(READERS, "read"),
+        verifying=Lane(VERIFIERS, "verify"),
     )
     return made
 

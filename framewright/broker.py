@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from typing import Any, Final
 
 from celery import bootsteps
 from celery.signals import task_postrun
 from kombu.transport import redis
 
-RING: Final = "framewright.ring"
-"""Name of the doorbell task; it takes no arguments."""
+from framewright.doorbells import RING, doorbell
+
 TRANSPORT: Final = "framewright.broker:Transport"
 _LOOKS_S: Final = (0.001, 0.01, 0.1, 0.4)
-_NO_ARGUMENTS: Final = "W1tdLCB7fSwge31d"
-"""`[[], {}, {}]`: arguments, keywords and what to do afterwards, as Celery sends them."""
 _log = logging.getLogger(__name__)
 
 
@@ -42,7 +39,7 @@ class Transport(redis.Transport):
     def _deliver(self, message: object, queue: str) -> None:
         headers = message.get("headers") if isinstance(message, dict) else None
         if isinstance(headers, dict) and headers.get("task") == RING:
-            super()._deliver(_doorbell(queue), queue)  # type: ignore[no-untyped-call]
+            super()._deliver(doorbell(queue), queue)  # type: ignore[no-untyped-call]
         else:
             _log.warning("a message that is no doorbell was dropped")
 
@@ -68,35 +65,6 @@ class Attention(bootsteps.StartStopStep):  # type: ignore[misc]
         # This runs just before the task counts as ended, so the loop looks a moment later, and again in case of load.
         for delay_s in _LOOKS_S:
             self._loop.call_soon(self._loop.call_later, delay_s, _nothing)
-
-
-def _doorbell(queue: str) -> dict[str, Any]:
-    """A message of Celery's protocol 2 (docs.celeryq.dev, internals/protocol) for the doorbell task."""
-    number = str(uuid.uuid4())
-    return {
-        "body": _NO_ARGUMENTS,
-        "content-type": "application/json",
-        "content-encoding": "utf-8",
-        "headers": {
-            "lang": "py",
-            "task": RING,
-            "id": number,
-            "root_id": number,
-            "argsrepr": "()",
-            "kwargsrepr": "{}",
-            "retries": 0,
-            "timelimit": [None, None],
-            "ignore_result": True,
-        },
-        "properties": {
-            "correlation_id": number,
-            "delivery_tag": number,
-            "delivery_mode": 1,
-            "delivery_info": {"exchange": "", "routing_key": queue},
-            "body_encoding": "base64",
-            "priority": 0,
-        },
-    }
 
 
 def _nothing() -> None:

@@ -6,12 +6,14 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from buckets import Bucket
+from redis_settings import settings_on
 
 from framewright import embedded
 from framewright.settings import Settings
@@ -55,6 +57,17 @@ def _admin(servers: embedded.Servers) -> psycopg.Connection[Any]:
     return psycopg.connect(servers.postgres.url_of("postgres"), autocommit=True)
 
 
+@contextmanager
+def _made(servers: embedded.Servers, options: str = "") -> Iterator[str]:
+    assert servers.postgres is not None
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    with _admin(servers) as admin:
+        admin.execute(f"CREATE DATABASE {name} {options}")
+    yield servers.postgres.url_of(name)
+    with _admin(servers) as admin:
+        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
 @pytest.fixture(scope="session")
 def template_database(servers: embedded.Servers) -> str:
     """The name of a migrated database that every module's own is copied from."""
@@ -70,25 +83,15 @@ def template_database(servers: embedded.Servers) -> str:
 @pytest.fixture(scope="module")
 def database_url(servers: embedded.Servers, template_database: str) -> Iterator[str]:
     """A migrated database of this module's own."""
-    assert servers.postgres is not None
-    name = f"test_{uuid.uuid4().hex[:12]}"
-    with _admin(servers) as admin:
-        admin.execute(f"CREATE DATABASE {name} TEMPLATE {template_database}")
-    yield servers.postgres.url_of(name)
-    with _admin(servers) as admin:
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with _made(servers, f"TEMPLATE {template_database}") as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
 def empty_database_url(servers: embedded.Servers) -> Iterator[str]:
     """A database of this module's own without any table, for tests of migrations."""
-    assert servers.postgres is not None
-    name = f"empty_{uuid.uuid4().hex[:12]}"
-    with _admin(servers) as admin:
-        admin.execute(f"CREATE DATABASE {name}")
-    yield servers.postgres.url_of(name)
-    with _admin(servers) as admin:
-        admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with _made(servers) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +112,18 @@ def redis_prefix(redis_url: str) -> Iterator[str]:
             client.delete(key)
 
 
+@pytest.fixture
+def here(redis_url: str, redis_prefix: str) -> Settings:
+    """Settings on the shared Valkey alone, under a prefix of this one test."""
+    return settings_on(redis_url, f"{redis_prefix}{uuid.uuid4().hex[:8]}:")
+
+
+@pytest.fixture
+def own(own_servers: embedded.Servers) -> Settings:
+    """Settings on a Valkey that this one test may freeze, kill and restart."""
+    return settings_on(own_servers.redis_url, "fw:")
+
+
 @pytest.fixture(scope="module")
 def s3(servers: embedded.Servers) -> Bucket:
     """A bucket of this module's own."""
@@ -119,7 +134,7 @@ def s3(servers: embedded.Servers) -> Bucket:
 
 
 @pytest.fixture(scope="module")
-def environment(database_url: str, redis_url: str, redis_prefix: str, s3: Bucket) -> dict[str, str]:
+def environment(database_url: str, redis_url: str, redis_prefix: str, s3: Bucket, data_home: Path) -> dict[str, str]:
     """The `FRAMEWRIGHT_*` variables that lead a child process to this module's own parts."""
     return {
         "FRAMEWRIGHT_DATABASE_URL": database_url,
@@ -130,6 +145,7 @@ def environment(database_url: str, redis_url: str, redis_prefix: str, s3: Bucket
         "FRAMEWRIGHT_S3_ACCESS_KEY": s3.access_key,
         "FRAMEWRIGHT_S3_SECRET_KEY": s3.secret_key,
         "FRAMEWRIGHT_KEY_PEPPER": PEPPER,
+        "FRAMEWRIGHT_PROVENANCE_DIR": str(data_home / "provenance"),
         "FRAMEWRIGHT_TEST_ENGINES": "true",
     }
 

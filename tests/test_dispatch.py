@@ -6,42 +6,28 @@ import contextlib
 import json
 import os
 import random
+import socket
+import ssl
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
+import trustme
+from redis_settings import settings_on
 from waiting import until
 
 from framewright import embedded
-from framewright.dispatch import MAX_DOORBELLS, QUEUES, RING, Ringer, celery_app
+from framewright.dispatch import celery_app
+from framewright.doorbells import MAX_DOORBELLS, QUEUES, RING, Ringer
 from framewright.embedded.datadir import python_environment
 from framewright.errors import BrokerUnavailable
 from framewright.settings import Settings
-
-
-def settings_on(redis_url: str, prefix: str) -> Settings:
-    return Settings(
-        database_url="postgresql://nobody@localhost/none",
-        redis_url=redis_url,
-        redis_prefix=prefix,
-        key_pepper="pepper-of-the-tests",
-    )
-
-
-@pytest.fixture
-def here(redis_url: str, redis_prefix: str) -> Settings:
-    """Settings on the shared Valkey, under a prefix of this one test."""
-    return settings_on(redis_url, f"{redis_prefix}{uuid.uuid4().hex[:8]}:")
-
-
-@pytest.fixture
-def own(own_servers: embedded.Servers) -> Settings:
-    return settings_on(own_servers.redis_url, "fw:")
 
 
 @pytest.fixture
@@ -68,7 +54,7 @@ def waiting(settings: Settings, queue: str) -> int:
 WORKER = '''
 import os
 import redis
-from framewright import dispatch
+from framewright import dispatch, doorbells
 from framewright.settings import Settings
 
 settings = Settings()
@@ -76,7 +62,7 @@ app = dispatch.celery_app(settings)
 board = redis.Redis.from_url(settings.redis_url.get_secret_value())
 prefix = settings.redis_prefix
 
-@app.task(name=dispatch.RING)
+@app.task(name=doorbells.RING)
 def ring():
     """Claims until nothing is left, as the supervisor does; the board stands in for the database."""
     while step := board.spop(prefix + "board"):
@@ -170,12 +156,37 @@ def test_an_unknown_queue_is_not_made(here: Settings, make_ringer: Callable[[Set
         assert not list(asking.scan_iter(f"{here.redis_prefix}*"))
 
 
-def test_a_tls_url_means_a_checked_certificate(here: Settings) -> None:
-    import ssl
-
+def test_a_tls_url_means_a_checked_certificate_for_workers(here: Settings) -> None:
     app = celery_app(settings_on("rediss://:secret@redis.example.test:6380/0", "fw:"))
     assert app.connection_for_write().ssl == {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     assert not celery_app(here).connection_for_write().ssl
+
+
+@pytest.mark.parametrize(("told_of_the_authority", "shaken"), [(False, False), (True, True)])
+def test_a_ringer_speaks_tls_only_to_a_certificate_it_can_check(
+    told_of_the_authority: bool, shaken: bool, make_ringer: Callable[[Settings], Ringer], tmp_path: Path
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "authority.pem")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(context)
+    query = f"?ssl_ca_certs={tmp_path}/authority.pem" if told_of_the_authority else ""
+    with socket.create_server(("localhost", 0)) as listener, ThreadPoolExecutor() as pool:
+
+        def shake_hands() -> bool:
+            plain, _ = listener.accept()
+            with plain:
+                try:
+                    context.wrap_socket(plain, server_side=True).close()
+                except ssl.SSLError:
+                    return False
+            return True
+
+        done = pool.submit(shake_hands)
+        ringer = make_ringer(settings_on(f"rediss://localhost:{listener.getsockname()[1]}/0{query}", "fw:"))
+        with pytest.raises(BrokerUnavailable):
+            ringer.ring_now("cpu")
+        assert done.result(10) is shaken
 
 
 @pytest.mark.fault

@@ -23,26 +23,6 @@ from framewright.settings import Settings
 DEADLINE_S = 60
 
 
-def settings_on(redis_url: str, prefix: str) -> Settings:
-    return Settings(
-        database_url="postgresql://nobody@localhost/none",
-        redis_url=redis_url,
-        redis_prefix=prefix,
-        key_pepper="pepper-of-the-tests",
-    )
-
-
-@pytest.fixture
-def here(redis_url: str, redis_prefix: str) -> Settings:
-    """Settings on the shared Valkey, under a prefix of this one test."""
-    return settings_on(redis_url, f"{redis_prefix}{uuid.uuid4().hex[:8]}:")
-
-
-@pytest.fixture
-def own(own_servers: embedded.Servers) -> Settings:
-    return settings_on(own_servers.redis_url, "fw:")
-
-
 @pytest.fixture
 def make_live() -> Iterator[Callable[[Settings], Live]]:
     with contextlib.ExitStack() as stack:

@@ -11,7 +11,8 @@ from typing import Any
 from celery import signals
 
 from framewright import logs
-from framewright.dispatch import Ringer, celery_app
+from framewright.dispatch import celery_app
+from framewright.doorbells import Ringer
 from framewright.settings import settings
 from workers.doorbell import attach
 from workers.supervisor import Supervisor

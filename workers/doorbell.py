@@ -9,7 +9,7 @@ from typing import Any, Final
 from celery import signals
 from celery.worker import state as celery_state
 
-from framewright.dispatch import RING, Ringer
+from framewright.doorbells import RING, Ringer
 from framewright.settings import Settings
 from workers.supervisor import Supervisor
 

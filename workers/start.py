@@ -11,7 +11,9 @@ from types import FrameType
 from typing import Final
 
 from framewright import logs
-from framewright.dispatch import Ringer, celery_app
+from framewright.dispatch import celery_app
+from framewright.doorbells import Ringer
+from framewright.errors import SettingsError
 from framewright.settings import settings_or_exit
 from workers.doorbell import Ear, attach
 from workers.supervisor import Supervisor
@@ -26,6 +28,9 @@ def main() -> None:
     logs.configure(settings, "worker")
     try:
         supervisor = Supervisor(settings)
+    except SettingsError as error:
+        sys.stderr.write(f"framewright: {error.detail}\n")
+        raise SystemExit(os.EX_CONFIG) from None
     except OSError as error:
         sys.stderr.write(f"framewright: there is no scratch space (FRAMEWRIGHT_SCRATCH_DIR): {error.strerror}\n")
         raise SystemExit(os.EX_IOERR) from None

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from framewright.errors import BrokerUnavailable
 from framewright.events import wire
+from framewright.redis_options import SOCKET_TIMEOUT_S, redis_options
 from framewright.settings import Settings
 
 PING_S: Final = 30.0
@@ -62,7 +63,7 @@ class HintListener:
                 self._stop.wait(pause_s)
 
     def _listen(self) -> None:
-        client: Any = redis.Redis.from_url(self._settings.redis_url.get_secret_value(), **wire.options("hints"))
+        client: Any = redis.Redis.from_url(self._settings.redis_url.get_secret_value(), **redis_options("hints"))
         ear = client.pubsub()
         try:
             ear.subscribe(wire.hint_channel(self._settings))
@@ -74,7 +75,7 @@ class HintListener:
                 if message is not None:
                     heard, asked = now, False
                     self._handle(message)
-                elif asked and now - heard > PING_S + wire.SOCKET_TIMEOUT_S:
+                elif asked and now - heard > PING_S + SOCKET_TIMEOUT_S:
                     raise BrokerUnavailable("Redis did not answer a ping")
                 elif not asked and now - heard > PING_S:
                     ear.ping()

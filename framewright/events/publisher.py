@@ -14,8 +14,10 @@ from uuid import UUID
 import redis
 from redis.exceptions import RedisError
 
+from framewright import ids
 from framewright.events import wire
 from framewright.jobs import Claim, Progress
+from framewright.redis_options import redis_options
 from framewright.settings import Settings
 
 MAX_PENDING: Final = 4096
@@ -53,7 +55,7 @@ class Live:
         self._settings = settings
         self._stream = wire.stream_key(settings)
         self._channel = wire.hint_channel(settings)
-        self._redis = redis.Redis.from_url(settings.redis_url.get_secret_value(), **wire.options("live"))
+        self._redis = redis.Redis.from_url(settings.redis_url.get_secret_value(), **redis_options("live"))
         self._changed = threading.Condition()
         self._pending: OrderedDict[tuple[Kind, UUID], _Value] = OrderedDict()
         self._sent_at: dict[tuple[Kind, UUID], float] = {}
@@ -154,7 +156,7 @@ class Live:
             try:
                 entry = wire.encode(value.fields)
             except (TypeError, ValueError) as error:
-                _log.warning("a %s of job %s cannot be sent: %s", kind, job_id, error)
+                _log.warning("a %s of %s cannot be sent: %s", kind, ids.public(ids.JOB, job_id), error)
                 continue
             if kind == "hint":
                 pipeline.publish(self._channel, entry)

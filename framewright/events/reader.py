@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from framewright.errors import BrokerUnavailable
 from framewright.events import wire
 from framewright.events.wire import LiveEntry
+from framewright.redis_options import SOCKET_TIMEOUT_S, redis_options
 from framewright.settings import Settings
 
 BLOCK_MS: Final = 1000
@@ -36,7 +37,7 @@ async def read_live(
     `connected` hears the position once it is fixed: what was committed before may have no entry, so look it up then.
     A stream that was lost is read from its new beginning. Previews are fetched only for jobs that `previews` wants.
     """
-    client = _client(settings, socket_timeout=BLOCK_MS / 1000 + wire.SOCKET_TIMEOUT_S)
+    client = _client(settings, socket_timeout=BLOCK_MS / 1000 + SOCKET_TIMEOUT_S)
     stream = wire.stream_key(settings)
     try:
         position = await _position(client, stream, last_id)
@@ -74,7 +75,7 @@ async def last_preview(settings: Settings, job_id: UUID) -> tuple[bytes, dict[st
 
 
 def _client(settings: Settings, **changes: Any) -> Any:
-    return redis.asyncio.Redis.from_url(settings.redis_url.get_secret_value(), **wire.options("reader", **changes))
+    return redis.asyncio.Redis.from_url(settings.redis_url.get_secret_value(), **redis_options("reader", **changes))
 
 
 async def _position(client: Any, stream: str, last_id: str | None) -> bytes:

@@ -1,4 +1,4 @@
-"""What live entries look like in Redis, and how every client of this package connects to it."""
+"""What live entries look like in Redis, and where they are kept."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, cast
 from uuid import UUID
 
-from redis.backoff import NoBackoff
-from redis.retry import Retry
-
 from framewright.settings import Settings
 
 EntryType = Literal["poke", "progress", "preview"]
@@ -18,8 +15,6 @@ EntryType = Literal["poke", "progress", "preview"]
 MAX_ENTRIES: Final = 20_000
 """The stream is cut to about this many entries: minutes of a busy system, some MB."""
 PREVIEW_TTL_S: Final = 60
-CONNECT_TIMEOUT_S: Final = 1.0
-SOCKET_TIMEOUT_S: Final = 2.0
 FIELD: Final = b"e"
 
 
@@ -52,19 +47,6 @@ def hint_channel(settings: Settings) -> str:
 
 def preview_key(settings: Settings, job_id: UUID) -> str:
     return f"{settings.redis_prefix}preview:{job_id.hex}"
-
-
-def options(name: str, **changes: Any) -> dict[str, Any]:
-    """Keyword arguments of every Redis client here: short timeouts, no retry behind our back, a name to be seen by."""
-    return {
-        "client_name": f"framewright-{name}",
-        "socket_timeout": SOCKET_TIMEOUT_S,
-        "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,
-        **changes,
-    }
 
 
 def encode(fields: Mapping[str, Any]) -> bytes:
