@@ -83,7 +83,7 @@ class NotFound(FramewrightError):
 
 
 class Gone(FramewrightError):
-    """It was here and its retention has passed."""
+    """It was here and is over: a file's retention, an upload's link, the deleted job of an Idempotency-Key."""
 
     code = "gone"
 
@@ -172,6 +172,13 @@ class InvalidOutput(EngineError):
     """The output gate refused what the engine wrote."""
 
     code = "invalid_output"
+
+
+class SigningFailed(FramewrightError):
+    """An output that must carry a signed manifest could not be given one, so it was not published."""
+
+    code = "signing_failed"
+    retryable = True
 
 
 class Canceled(FramewrightError):

@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
+from framewright import ids
+
 
 class JobState(StrEnum):
     QUEUED = "queued"
@@ -138,6 +140,7 @@ class Phase(StrEnum):
     UPSCALING = "upscaling"
     ENCODING = "encoding"
     CHECKING = "checking"
+    SIGNING = "signing"
     UPLOADING = "uploading"
 
 
@@ -205,3 +208,8 @@ class Claim:
     stall_s: float
     checkpoint: Mapping[str, Any] | None
     created_at: datetime
+
+    @property
+    def label(self) -> str:
+        """The step in log lines."""
+        return ids.step_label(self.job_id, self.step_name)

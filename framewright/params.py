@@ -23,13 +23,15 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from framewright.errors import FieldError
+from framewright.wording import form, worded
 
 KINDS = ("generate", "animate", "enhance", "encode", "avatar", "pipeline")
 PIPELINE = "pipeline"
 MAX_STEPS = 16
 MAX_IMAGES = 10_000
 MAX_PROBLEMS = 20
-NAME = r"^[a-z][a-z0-9_-]{0,31}$"
+NAME = form(r"^[a-z][a-z0-9_-]{0,31}$", "a small letter and then at most 31 of a-z, 0-9, _ and -")
+WEB = form(r"^https?://[^\s/?#]+[^\s]*$", "an http:// or https:// URL")
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})")
 _RATIO = re.compile(r"([1-9][0-9]{0,6})/([1-9][0-9]{0,6})")
@@ -74,7 +76,7 @@ class SizeText:
 
     def _check(self, value: Any) -> str:
         if not isinstance(value, str):
-            raise PydanticCustomError("string_type", "Input should be a string")
+            raise PydanticCustomError("string_type", "this must be text")
         if not _SIZE.fullmatch(value):
             raise PydanticCustomError("wrong_format", "write the size as WIDTHxHEIGHT in pixels, such as 1280x720")
         return value
@@ -117,7 +119,7 @@ def _ratio(value: Any) -> Fraction:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise PydanticCustomError("wrong_format", 'write the rate as a number or as "num/den", such as "30000/1001"')
     if value != value or value in (float("inf"), float("-inf")):  # noqa: PLR0124 - NaN is the value unlike itself
-        raise PydanticCustomError("finite_number", "Input should be a finite number")
+        raise PydanticCustomError("finite_number", "this must be a finite number")
     return decimal(value)
 
 
@@ -211,7 +213,7 @@ class JobRequest(Strict):
     start_deadline: Moment | None = None
     timeout: Timeout | None = None
     max_attempts: MaxAttempts | None = None
-    webhook: Annotated[str, Field(max_length=2048, pattern=r"^https?://[^\s/?#]+[^\s]*$")] | None = None
+    webhook: Annotated[str, Field(max_length=2048, pattern=WEB)] | None = None
     metadata: Annotated[dict[Annotated[str, Field(min_length=1, max_length=64)], Text], Field(max_length=16)] = {}
 
     @field_validator("start_deadline")
@@ -221,17 +223,6 @@ class JobRequest(Strict):
         if value is not None and run_at is not None and value <= run_at:
             raise PydanticCustomError("out_of_range", "the deadline to start must be later than run_at")
         return value
-
-
-_CODES = {
-    "extra_forbidden": ("unknown_field", "there is no such field"),
-    "missing": ("missing", "this field is required"),
-    "finite_number": ("not_finite", "this must be a finite number"),
-    "string_pattern_mismatch": ("wrong_format", None),
-    "literal_error": ("not_one_of", None),
-    "string_unicode": ("wrong_type", "this must be valid Unicode text"),
-}
-_RANGES = ("greater_than", "less_than", "too_long", "too_short", "string_too_long", "string_too_short")
 
 
 def pointer(*parts: object) -> str:
@@ -249,13 +240,9 @@ def fields_of(errors: Sequence[ErrorDetails], *, at: str = "") -> tuple[FieldErr
     """At most 20 wrong fields of a validation, below the pointer `at`; no text of the request but field names."""
     found = []
     for error in errors[:MAX_PROBLEMS]:
-        kind = error["type"]
-        code, sentence = _CODES.get(kind, (kind, None))
-        if kind.startswith(_RANGES):
-            code = "out_of_range"
-        elif kind.endswith(("_type", "_parsing", "_from_float")):
-            code = "wrong_type"
-        found.append(FieldError(at + pointer(*_place(error)), code, sentence or error["msg"]))
+        place = _place(error)
+        code, sentence = worded(place, error["type"], error.get("ctx", {}), error["msg"])
+        found.append(FieldError(at + pointer(*place), code, sentence))
     return tuple(found)
 
 
@@ -268,7 +255,7 @@ def _place(error: ErrorDetails) -> tuple[int | str, ...]:
 
 def validation_fields(error: ValidationError, *, at: str = "") -> tuple[FieldError, ...]:
     """The wrong fields behind a pydantic error, as JSON pointers and sentences without the values."""
-    return fields_of(error.errors(include_url=False, include_context=False, include_input=False), at=at)
+    return fields_of(error.errors(include_url=False, include_input=False), at=at)
 
 
 def params_schema(model: type[BaseModel]) -> dict[str, Any]:

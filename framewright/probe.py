@@ -45,7 +45,7 @@ def probe_file(path: Path, *, max_pixels: int) -> Probed:
         command = [sys.executable, "-P", "-m", "framewright.probe_child", family, str(max_pixels)]
         try:
             done = subprocess.run(
-                command, stdin=file, capture_output=True, timeout=PATIENCE_S, check=False, env=_environment()
+                command, stdin=file, capture_output=True, timeout=PATIENCE_S, check=False, env=environment()
             )
         except subprocess.TimeoutExpired:
             raise UnsupportedMedia("the file takes too long to decode") from None
@@ -72,7 +72,7 @@ def _verdict(said: bytes) -> Probed:
     return Probed(**facts)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Only what Python itself needs to find what we have found; no setting and no secret of ours."""
     kept = {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH") if name in os.environ}
     places = [str(Path(__file__).parent.parent), *(place for place in sys.path if place)]

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from framewright.errors import SettingsError
+from framewright.wording import form, worded
 
 
 class Settings(BaseSettings):
@@ -30,7 +32,7 @@ class Settings(BaseSettings):
     s3_multipart_mb: int = Field(
         16, ge=5, le=512, description="Files larger than this go up in parts of this size (MiB)."
     )
-    presign_s: int = Field(900, ge=30, le=900, description="Lifetime of a presigned download (s).")
+    presign_s: int = Field(900, ge=30, le=900, description="Lifetime of a presigned link to download or upload (s).")
     public_url: str = Field("http://127.0.0.1:8000", description="Where clients reach the API; links start with it.")
     key_pepper: SecretStr = Field(description="Secret that API keys are hashed with; changing it revokes every key.")
     bootstrap_key: SecretStr | None = Field(
@@ -75,6 +77,23 @@ class Settings(BaseSettings):
         ("cpu", "encode"), description="Queues a worker serves, comma separated: gpu, enhance, encode, encode.hw, cpu."
     )
     worker_name: str | None = Field(None, description="Stable name of a worker; empty makes one from host and process.")
+    provenance: bool = Field(
+        True, description="Sign every output with a C2PA manifest that says how it was made (`on` or `off`)."
+    )
+    c2pa_cert: Path | None = Field(
+        None,
+        description="Your certificate for signing, with those that issued it after it (PEM); empty makes a development one.",
+    )
+    c2pa_key: Path | None = Field(None, description="The private key of that certificate (PEM, without a passphrase).")
+    c2pa_tsa_url: str | None = Field(
+        None,
+        pattern=form(r"^https?://[^\s/]+", "an http:// or https:// URL"),
+        description="Time stamp authority (RFC 3161) that workers ask at each signature; empty asks nobody.",
+    )
+    provenance_dir: Path | None = Field(
+        None,
+        description="Where the development certificate is kept, for workers and API; empty is the user's data directory.",
+    )
     test_engines: bool = Field(False, description="Serve the scripted engine; for tests only.")
     log_format: Literal["text", "json"] = Field("text", description="Log lines as text or JSON.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
@@ -87,15 +106,20 @@ class Settings(BaseSettings):
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def told(error: ErrorDetails) -> str:
+    """One wrong setting as a clause that begins with its variable."""
+    name = f"FRAMEWRIGHT_{str(error['loc'][0]).upper()}"
+    _, sentence = worded([name], error["type"], error.get("ctx", {}), error["msg"])
+    return sentence if sentence.startswith(name) else f"{name}: {sentence}"
+
+
 @lru_cache(maxsize=1)
 def settings() -> Settings:
     """The settings of this process; a missing or wrong value is a `SettingsError` that names the variable."""
     try:
         return Settings()
     except ValidationError as error:
-        named = "; ".join(
-            f"FRAMEWRIGHT_{str(e['loc'][0]).upper()}: {e['msg']}" for e in error.errors(include_input=False)
-        )
+        named = "; ".join(map(told, error.errors(include_input=False)))
         raise SettingsError(f"cannot start, fix the environment: {named}") from None
 
 

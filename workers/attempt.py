@@ -13,13 +13,14 @@ from typing import Any, Final, TypeVar
 
 from framewright import lifecycle
 from framewright.database import Database
-from framewright.dispatch import Ringer
+from framewright.doorbells import Ringer
 from framewright.errors import DatabaseUnavailable
 from framewright.events import Live
 from framewright.jobs import Artifact, Claim, Outcome, Progress
+from framewright.provenance.credentials import Credentials
 from framewright.settings import Settings
 from framewright.storage import Storage
-from workers import transfer
+from workers import aside, provenance, transfer
 from workers.channel import CANCELED, YIELDED, Message
 from workers.checkpoints import Checkpoints, restore
 from workers.child import Child, Gone
@@ -47,6 +48,7 @@ class Tools:
     live: Live
     ringer: Ringer
     scratch: Scratch
+    credentials: Credentials | None
 
 
 class Ended(Exception):
@@ -91,7 +93,7 @@ class Attempt:
     def run(self) -> None:
         """Works until the step is committed, released or lost. Raises nothing."""
         claim = self.claim
-        _log.info("step %s (%s) of job %s: attempt %d", claim.step_id, claim.step_name, claim.job_id, claim.attempt)
+        _log.info("%s: attempt %d", claim.label, claim.attempt)
         # The scratch is cleared last: nobody should wait for that to hear how the attempt ended.
         with self._lease, ExitStack() as last:
             try:
@@ -105,9 +107,9 @@ class Attempt:
     def _judged(self, error: Exception) -> Verdict:
         verdict = judge(error)
         if verdict.outcome in _STOPPED:
-            return self._stopped()
+            return self._stopped() if self.halt.over or not self._late() else self._timed_out()
         if verdict.outcome is Outcome.APP_ERROR:
-            _log.error("step %s failed", self.claim.step_id, exc_info=error)
+            _log.error("%s: failed", self.claim.label, exc_info=error)
         return verdict
 
     # --- the run
@@ -116,13 +118,31 @@ class Attempt:
         storage, claim = self._tools.storage, self.claim
         with self._track.ours():
             inputs = transfer.download(storage, claim, place.inputs, self._track, self._over)
-            resume = restore(storage, claim, place.work, self._over)
+            resume = aside.run(lambda stopped: restore(storage, claim, place.work, stopped), self._over)
         outputs = self._rendered(place, inputs, resume)
         with self._track.ours():
-            return transfer.upload(storage, claim, outputs, place.work, track=self._track, canceled=self._over)
+            outputs = provenance.signed(
+                self._tools.credentials,
+                claim,
+                outputs,
+                inputs,
+                place.work,
+                track=self._track,
+                canceled=self._over,
+                tsa_url=self._tools.settings.c2pa_tsa_url,
+            )
+            return aside.run(
+                lambda stopped: transfer.upload(
+                    storage, claim, outputs, place.work, track=self._track, canceled=stopped
+                ),
+                self._over,
+            )
 
     def _over(self) -> bool:
-        return self.halt.over
+        return self.halt.over or self._late()
+
+    def _late(self) -> bool:
+        return time.monotonic() >= self._hard
 
     def _rendered(
         self, place: Place, inputs: transfer.Paths, resume: Mapping[str, Any] | None
@@ -148,6 +168,7 @@ class Attempt:
         claim, settings = self.claim, self._tools.settings
         return {
             "run": self._number,
+            "label": claim.label,
             "job": claim.job_id.hex,
             "step": claim.step_name,
             "attempt": claim.attempt,
@@ -182,9 +203,13 @@ class Attempt:
         if now >= self.halt.deadline:
             raise Ended(Verdict(Outcome.YIELDED, "the worker drains and the step reached no boundary in time"))
         if now >= self._hard:
-            raise Ended(Verdict(Outcome.TIMEOUT, f"the step took longer than {self.claim.timeout_s:g} s"))
+            raise Ended(self._timed_out())
         if now >= self._track.moved_at + self._stall_s:
             raise Ended(Verdict(Outcome.STALLED, f"the step made no progress for {self._stall_s:g} s"))
+
+    def _timed_out(self) -> Verdict:
+        phase = self._track.snapshot.phase
+        return Verdict(Outcome.TIMEOUT, f"the step took longer than {self.claim.timeout_s:g} s; it was {phase}")
 
     def _died(self, gone: Gone) -> Verdict:
         if self.halt.yielding:
@@ -224,12 +249,13 @@ class Attempt:
     # --- its end
 
     def _commit(self, artifacts: Sequence[Artifact]) -> None:
+        stored = self._checkpoints.began
         # Even if the lease seems lost by now: an earlier try may have been the commit that ended it.
-        done = self._answered(lambda: lifecycle.complete(self._tools.db, self.claim, artifacts))
+        done = self._answered(lambda: lifecycle.complete(self._tools.db, self.claim, artifacts, checkpoints=stored))
         if done is None:
             return
         self._lease.close()
-        _log.info("step %s: commit answered %s", self.claim.step_id, done.answer)
+        _log.info("%s: commit answered %s", self.claim.label, done.answer)
         self._tell(done.queues, done.seq)
         if done.answer != "fenced":
             self._checkpoints.discard()
@@ -237,7 +263,7 @@ class Attempt:
     def _release(self, verdict: Verdict) -> None:
         claim = self.claim
         if self.halt.lost:
-            _log.info("step %s: the lease is lost; nothing of this attempt counts", claim.step_id)
+            _log.info("%s: the lease is lost; nothing of this attempt counts", claim.label)
             return
         released = self._answered(
             lambda: lifecycle.release(
@@ -247,7 +273,7 @@ class Attempt:
         if released is None:
             return
         self._lease.close()
-        _log.info("step %s: %s (%s): %s", claim.step_id, verdict.outcome, released.answer, verdict.message)
+        _log.info("%s: %s (%s): %s", claim.label, verdict.outcome, released.answer, verdict.message)
         self._tell(released.queues, released.seq)
 
     def _answered(self, verb: Callable[[], T]) -> T | None:
@@ -257,7 +283,7 @@ class Attempt:
             try:
                 return verb()
             except DatabaseUnavailable as error:
-                _log.warning("step %s: %s; trying again", self.claim.step_id, error.detail)
+                _log.warning("%s: %s; trying again", self.claim.label, error.detail)
             pause = time.monotonic() + _AGAIN_S[min(tried, len(_AGAIN_S) - 1)]
             tried += 1
             while (left_s := pause - time.monotonic()) > 0 and not self.halt.leaving:

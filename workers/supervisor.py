@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
 
-from framewright import lifecycle
+from framewright import ids, lifecycle
 from framewright.database import Database
-from framewright.dispatch import Ringer
+from framewright.doorbells import Ringer
 from framewright.errors import DatabaseUnavailable
 from framewright.events import HintListener, Live
 from framewright.jobs import Claim
+from framewright.provenance.trial import tried
 from framewright.rows import Control, Presence
 from framewright.settings import Settings
 from framewright.storage import Storage
@@ -41,10 +42,13 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self.name = presence.worker_id(settings)
+        credentials = tried(settings)
         self._settings = settings
         self._scratch = Scratch(settings.scratch_dir)
         self._db = Database(settings.database_url.get_secret_value(), application=f"worker {self.name}"[:60])
-        self._tools = Tools(settings, self._db, Storage(settings), Live(settings), Ringer(settings), self._scratch)
+        self._tools = Tools(
+            settings, self._db, Storage(settings), Live(settings), Ringer(settings), self._scratch, credentials
+        )
         self._engines = presence.candidates(settings)
         self._capabilities: dict[str, Any] = {}
         self._changed = threading.Condition()
@@ -279,7 +283,7 @@ class Supervisor:
         current = None
         if attempt is not None:
             claim = attempt.claim
-            current = {"job": claim.job_id.hex, "step": claim.step_name, "attempt": claim.attempt}
+            current = {"job": ids.public(ids.JOB, claim.job_id), "step": claim.step_name, "attempt": claim.attempt}
         return presence.described(
             self._settings,
             name=self.name,

@@ -15,6 +15,7 @@ _SHARES: Final = {
     Phase.STARTING: (0.0, 0.0),
     Phase.DOWNLOADING: (0.0, 0.02),
     Phase.CHECKING: (0.95, 0.97),
+    Phase.SIGNING: (0.97, 0.97),
     Phase.UPLOADING: (0.97, 0.99),
 }
 _RENDERING: Final = (0.02, 0.95)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import mimetypes
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from framewright.errors import BadInput, Canceled, InvalidOutput, ObjectMissing
 from framewright.jobs import Artifact, Claim, Phase, Progress
 from framewright.storage import Storage
+from workers import aside
 from workers.track import Track
 
 AT_ONCE: Final = 4
@@ -32,21 +33,14 @@ def download(storage: Storage, claim: Claim, place: Path, track: Track, canceled
     wanted = dict(_by_key(claim.inputs, place))
     fetched: list[str] = []
 
-    def fetch(item: tuple[str, tuple[str, Path, Mapping[str, Any]]]) -> None:
-        key, (field, path, facts) = item
-        _fetch(storage, key, path, facts, field=field, canceled=canceled)
+    def fetch(key: str, stopped: aside.Stop) -> None:
+        field, path, facts = wanted[key]
+        _fetch(storage, key, path, facts, field=field, canceled=stopped)
         fetched.append(key)
         track.report(Progress(fraction=len(fetched) / len(wanted), phase=Phase.DOWNLOADING))
 
     track.report(Progress(phase=Phase.DOWNLOADING))
-    with ThreadPoolExecutor(max_workers=AT_ONCE, thread_name_prefix="download") as pool:
-        futures = [pool.submit(fetch, item) for item in wanted.items()]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    aside.each([partial(fetch, key) for key in wanted], AT_ONCE, canceled)
     return {name: _paths(value, wanted) for name, value in claim.inputs.items()}
 
 
@@ -63,7 +57,7 @@ def upload(
 
     The runner is not trusted with paths: an output outside `work`, or one that is no plain file, is `InvalidOutput`.
     """
-    files = [(output, _inside(work, output)) for output in outputs]
+    files = [(output, inside(work, output)) for output in outputs]
     sizes = [path.stat().st_size for _, path in files]
     total, before = max(1, sum(sizes)), 0
     artifacts = []
@@ -73,7 +67,8 @@ def upload(
         key = storage.output_key(claim.tenant_id, claim.job_id, claim.step_name, claim.fence, output["name"])
 
         def sent(done: int, start: int = before) -> None:
-            track.report(Progress(fraction=(start + done) / total, phase=Phase.UPLOADING))
+            if not canceled():
+                track.report(Progress(fraction=(start + done) / total, phase=Phase.UPLOADING))
 
         storage.put_file(key, path, output["content_type"], sha256=digest, canceled=canceled, progress=sent)
         before += size
@@ -134,7 +129,8 @@ def _ending(content_type: str) -> str:
     return _ENDINGS.get(content_type) or mimetypes.guess_extension(content_type) or ""
 
 
-def _inside(work: Path, output: Mapping[str, Any]) -> Path:
+def inside(work: Path, output: Mapping[str, Any]) -> Path:
+    """Where an output lies; `InvalidOutput` unless it is a plain file of the attempt's own."""
     path = Path(output["path"])
     if path.is_symlink() or not path.is_file() or not path.resolve().is_relative_to(work.resolve()):
         raise InvalidOutput(f"{output['name']}: the engine named a file that is not its own")

@@ -7,7 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from framewright.catalogue.row import FrameRule, InputRule, Licence, ModelRow, Preset, SeedRule, SizeRule, SpeedRule
+from framewright.catalogue.row import (
+    DigitalSource,
+    FrameRule,
+    InputRule,
+    Licence,
+    ModelRow,
+    Preset,
+    Provenance,
+    SeedRule,
+    SizeRule,
+    SpeedRule,
+)
 from framewright.params import Params, RateBetween, Size, ui
 
 Move = Literal[
@@ -77,6 +88,9 @@ ROW = ModelRow(
     frames=FrameRule("seconds", most=3600),
     max_pixel_frames=8_000_000_000,
     speed=SpeedRule(typical_mpix_s=20.0, floor_mpix_s=1.0),
+    provenance=Provenance(
+        "c2pa.edited", DigitalSource.ALTERED, "A virtual camera moved over the picture; no trained model took part."
+    ),
     seed=SeedRule(MappingProxyType({"move": frozenset({"handheld"})})),
     presets=(
         Preset("draft", "Draft", MappingProxyType({"fps": 12, "quality": 50})),

@@ -8,7 +8,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from framewright.catalogue.row import FrameRule, InputRule, Licence, ModelRow, Preset, SizeRule, SpeedRule
+from framewright.catalogue.row import (
+    DigitalSource,
+    FrameRule,
+    InputRule,
+    Licence,
+    ModelRow,
+    Preset,
+    Provenance,
+    SizeRule,
+    SpeedRule,
+)
 from framewright.params import MAX_IMAGES, Params, RateBetween, Size, ui
 
 
@@ -70,6 +80,12 @@ ROW = ModelRow(
     frames=FrameRule("images", most=MAX_IMAGES),
     max_pixel_frames=100_000_000_000,
     speed=SpeedRule(typical_mpix_s=20.0, floor_mpix_s=2.0),
+    provenance=Provenance(
+        "c2pa.transcoded",
+        None,
+        "The images given became a video, in their order; no motion was invented.",
+        otherwise=DigitalSource.COMPOSITE,
+    ),
     not_yet=MappingProxyType({"chunk_seconds": "this version writes the whole clip as one file"}),
     presets=(
         Preset("archive", "Archive", MappingProxyType({"quality": 85})),

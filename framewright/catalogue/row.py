@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from fractions import Fraction
 from math import floor
 from types import MappingProxyType
@@ -105,6 +106,33 @@ class Preset:
     params: Mapping[str, Any]
 
 
+class DigitalSource(StrEnum):
+    """Where the pixels of an output come from, in the words of the IPTC (newscodes/digitalsourcetype)."""
+
+    TRAINED = "trainedAlgorithmicMedia"
+    """Made by a trained model: what the law calls generated."""
+    ALGORITHMIC = "algorithmicMedia"
+    """Made by an algorithm that was never shown any sample of the world."""
+    ALTERED = "algorithmicallyEnhanced"
+    """An algorithm altered what it was given ("algorithmically-altered media"; the older name stayed in the id)."""
+    COMPOSITE = "composite"
+    """Put together of several elements, any of which may or may not be generated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What the signed manifest of an output says of its making; `framewright.provenance.manifest` writes it.
+
+    `c2pa.created` says that the model made it, whatever it was given. Any other `action` is done to the one input,
+    which the manifest opens as its parent; an output of several inputs, or of none, is then created from `otherwise`.
+    """
+
+    action: str
+    source: DigitalSource | None
+    says: str
+    otherwise: DigitalSource | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
     """One model. Code elsewhere asks the row and never compares its name."""
@@ -124,6 +152,7 @@ class ModelRow:
     frames: FrameRule
     max_pixel_frames: int
     speed: SpeedRule
+    provenance: Provenance
     seed: SeedRule | None = None
     not_yet: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Params that are accepted for clients written against the full contract, and why they change nothing yet."""

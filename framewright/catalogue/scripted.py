@@ -6,7 +6,16 @@ from typing import Annotated
 
 from pydantic import Field
 
-from framewright.catalogue.row import FrameRule, InputRule, Licence, ModelRow, SizeRule, SpeedRule
+from framewright.catalogue.row import (
+    DigitalSource,
+    FrameRule,
+    InputRule,
+    Licence,
+    ModelRow,
+    Provenance,
+    SizeRule,
+    SpeedRule,
+)
 from framewright.params import Params, RateBetween, Size, ui
 
 _AT = "The step (from 1) at which it happens, on attempts up to `until_attempt`."
@@ -23,6 +32,9 @@ class ScriptedParams(Params):
         0, ge=0, le=600_000, description="How long a step takes.", json_schema_extra=ui("work", "ms")
     )
     preview_every: int = Field(0, ge=0, description="A preview every so many steps.", json_schema_extra=ui("work"))
+    checkpoint_kb: int = Field(
+        0, ge=0, le=1024, description="Size of the file that a checkpoint carries.", json_schema_extra=ui("work", "KiB")
+    )
     until_attempt: int = Field(
         1, ge=1, le=100, description="Last attempt that misbehaves.", json_schema_extra=ui("misbehaviour")
     )
@@ -55,5 +67,8 @@ ROW = ModelRow(
     frames=FrameRule("params", most=2000),
     max_pixel_frames=1_000_000_000,
     speed=SpeedRule(typical_mpix_s=20.0, floor_mpix_s=1.0),
+    provenance=Provenance(
+        "c2pa.edited", DigitalSource.ALTERED, "Frames drawn by a test.", otherwise=DigitalSource.ALGORITHMIC
+    ),
     test_only=True,
 )
