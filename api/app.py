@@ -15,13 +15,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 import framewright
-from api import openapi, parts
-from api.gate import Gate
+from api import auth, openapi, parts
+from api.gate import KEYED, Gate
 from api.metrics import Metrics
 from api.problems import Problems, problem
-from api.routes import assets, estimate, events, fleet, health, jobs, keys, models, shorthand, socket, uploads
+from api.routes import assets, estimate, events, fleet, health, jobs, keys, models, shorthand, socket, uploads, verify
+from api.spool import ASSETS
 from framewright import errors
-from framewright.errors import FramewrightError, InvalidParams
+from framewright.errors import FramewrightError, InvalidParams, Unauthenticated
 from framewright.params import fields_of
 from framewright.settings import Settings, settings
 
@@ -44,7 +45,8 @@ STATUSES: dict[type[FramewrightError], int] = {
     errors.BrokerUnavailable: 503,
 }
 PROBLEMS = Problems(STATUSES)
-RAW_ROUTES = frozenset({("PUT", "/api/v1/assets")})
+RAW_ROUTES = frozenset({("PUT", ASSETS)})
+EITHER_ROUTES = frozenset({("POST", "/api/v1/verify")})
 _PLACES = frozenset({"body", "query", "path", "header", "cookie"})
 
 
@@ -73,7 +75,7 @@ def create_app(load: Callable[[], Settings] = settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
     )
-    for module in (jobs, events, assets, uploads, models, estimate, fleet, keys, shorthand, socket, health):
+    for module in (jobs, events, assets, uploads, verify, models, estimate, fleet, keys, shorthand, socket, health):
         app.include_router(module.router)
     app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     app.include_router(openapi.router)
@@ -85,6 +87,7 @@ def create_app(load: Callable[[], Settings] = settings) -> FastAPI:
         problems=PROBLEMS,
         max_json=lambda: app.state.parts.settings.max_json_kb * 1024,
         raw_routes=RAW_ROUTES,
+        either_routes=EITHER_ROUTES,
         record=metrics.record,
     )
     return app
@@ -104,7 +107,12 @@ async def _invalid(request: Request, error: Exception) -> Response:
 
 
 async def _http(request: Request, error: Exception) -> Response:
-    """What the router itself refuses: unknown paths and methods."""
+    """What the router itself refuses: unknown paths and methods; of who shows no key, that first, as everywhere."""
+    if request.url.path.startswith(KEYED):
+        try:
+            auth.check_shape(request.headers.get("authorization", ""))
+        except Unauthenticated as missing:
+            return PROBLEMS.answer(missing, request.scope)
     refused = cast("HTTPException", error)
     phrase = HTTPStatus(refused.status_code).phrase
     code = phrase.lower().replace(" ", "_").replace("-", "_")

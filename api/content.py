@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from contextlib import closing
 
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from api.parts import Parts
@@ -18,6 +19,10 @@ _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 _EXTENSIONS = {"video/mp4": "mp4", "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 
 
+TURN_S = 5.0
+"""How long a download waits for others to get their answer from S3 before it is told to come back."""
+
+
 class PastTheEnd(RangeNotSatisfiable):
     """The range starts past the end of a file of `size` bytes."""
 
@@ -26,7 +31,7 @@ class PastTheEnd(RangeNotSatisfiable):
         self.headers = {"Content-Range": f"bytes */{size}"}
 
 
-def content(parts: Parts, row: AssetRow, request: Request, *, proxy: bool) -> Response:
+async def content(parts: Parts, row: AssetRow, request: Request, *, proxy: bool) -> Response:
     """302 to S3, or the bytes themselves; `Gone` once the asset has expired."""
     if row.state == "expired":
         raise Gone("this file has expired and was deleted")
@@ -35,14 +40,14 @@ def content(parts: Parts, row: AssetRow, request: Request, *, proxy: bool) -> Re
     if request.method == "HEAD":
         return Response(headers=_headers(row) | {"Content-Length": str(row.size)}, media_type=row.content_type)
     if not proxy:
-        url = parts.storage.presign_get(row.key, file_name(row), row.content_type)
+        url = await run_in_threadpool(parts.storage.presign_get, row.key, file_name(row), row.content_type)
         return RedirectResponse(url, 302, {"Cache-Control": "private, no-store"})
     if request.headers.get("if-none-match") == _etag(row):
         return Response(status_code=304, headers=_headers(row))
-    return _proxied(parts, row, request)
+    return await _proxied(parts, row, request)
 
 
-def _proxied(parts: Parts, row: AssetRow, request: Request) -> Response:
+async def _proxied(parts: Parts, row: AssetRow, request: Request) -> Response:
     headers = _headers(row)
     wanted = byte_range(request.headers.get("range"), row.size)
     if wanted is not None and request.headers.get("if-range", _etag(row)) != _etag(row):
@@ -51,11 +56,12 @@ def _proxied(parts: Parts, row: AssetRow, request: Request) -> Response:
     if wanted:
         headers["Content-Range"] = f"bytes {start}-{end}/{row.size}"
     headers["Content-Length"] = str(end - start + 1)
-    chunks = parts.storage.open(row.key, start, end)
+    chunks = await parts.reading.run(lambda: parts.storage.open(row.key, start, end), turn_s=TURN_S)
 
-    def body() -> Iterator[bytes]:
+    async def body() -> AsyncIterator[bytes]:
         with closing(chunks):
-            yield from chunks
+            while chunk := await parts.reading.run(lambda: next(chunks, b"")):
+                yield chunk
 
     return StreamingResponse(body(), 206 if wanted else 200, headers, row.content_type)
 

@@ -86,4 +86,6 @@ def _verdict(step: StepRow, worker: WorkerRow) -> WorkerVerdict:
         able, why = False, f"does not have the engine {step.engine}"
     elif worker.control != "run":
         able, why = False, f"was told to {worker.control}"
+    elif not worker.takes_work:
+        able, why = False, "is shutting down"
     return WorkerVerdict(worker=worker.id, able=able, why=why)

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import auth, strict
 from api.problems import Problems, problem, request_id, route_of
+from api.spool import AS_BYTES, ASSETS
 from framewright.errors import BadRequest, BodyTooLarge, FramewrightError, UnsupportedMedia
 from framewright.ids import uuid7
 
@@ -31,7 +32,8 @@ _BODYLESS = frozenset({"GET", "HEAD", "OPTIONS"})
 _DISCARD_BYTES = 256 * 2**20
 _DISCARD_S = 15.0
 _BODY_S = 30.0
-_KEYED = "/api/v1/"
+KEYED = "/api/"
+"""Below this nobody without a key learns more than that, be the path known or not; but for what is public."""
 # Above this many bytes, reading JSON would hold up everyone else.
 _THREAD_BYTES = 16 * 1024
 
@@ -50,10 +52,12 @@ class Gate:
         problems: Problems,
         max_json: Callable[[], int],
         raw_routes: frozenset[tuple[str, str]],
+        either_routes: frozenset[tuple[str, str]] = frozenset(),
         record: Callable[[str, str, int, float], None],
         body_s: float = _BODY_S,
     ) -> None:
-        """`max_json()` is in bytes and asked at each request; `raw_routes` (method, path) read their own body.
+        """`max_json()` is in bytes and asked at each request; `raw_routes` (method, path) read their own body,
+        `either_routes` theirs unless it is announced as JSON.
 
         `record(method, route, status, seconds)` hears of every answer; a JSON body may take `body_s` seconds to come.
         """
@@ -61,6 +65,7 @@ class Gate:
         self._problems = problems
         self._limit = max_json
         self._raw_routes = raw_routes
+        self._either_routes = either_routes
         self._record = record
         self._body_s = body_s
 
@@ -74,9 +79,9 @@ class Gate:
         try:
             _check_target(scope)
             if scope["method"] not in _BODYLESS:
-                if scope["path"].startswith(_KEYED):
+                if scope["path"].startswith(KEYED):
                     auth.check_shape(headers.get(b"authorization", b"").decode("latin-1"))
-                if (scope["method"], scope["path"]) not in self._raw_routes:
+                if not self._reads_itself(scope, headers):
                     receive = await self._read_json(scope, headers, receive)
             await self._app(scope, receive, answer.send)
         except FramewrightError as error:
@@ -108,6 +113,10 @@ class Gate:
             self._record(scope["method"], route_of(scope) or "unmatched", answer.status or 499, took_s)
         return None
 
+    def _reads_itself(self, scope: Scope, headers: dict[bytes, bytes]) -> bool:
+        route = (scope["method"], scope["path"])
+        return route in self._raw_routes or (route in self._either_routes and not _is_json(headers))
+
     async def _read_json(self, scope: Scope, headers: dict[bytes, bytes], receive: Receive) -> Receive:
         limit = self._limit()
         declared = headers.get(b"content-length", b"")
@@ -124,7 +133,7 @@ class Gate:
             await _discard(receive, more=more)
             raise _too_large(limit)
         if body:
-            _check_type(headers)
+            _check_type(scope, headers)
             large = len(body) > _THREAD_BYTES
             scope[JSON] = await run_in_threadpool(strict.loads, body) if large else strict.loads(body)
         return _replay(body, receive)
@@ -175,12 +184,24 @@ def _check_target(scope: Scope) -> None:
         raise BadRequest("the path or the query holds NUL")
 
 
-def _check_type(headers: dict[bytes, bytes]) -> None:
-    kind = headers.get(b"content-type", b"").split(b";")[0].strip().lower()
-    if not (kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))):
-        raise UnsupportedMedia("send this body as application/json")
+def _check_type(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    kind = _type(headers)
+    if not _is_json(headers):
+        if scope["path"] == ASSETS:
+            raise UnsupportedMedia(AS_BYTES)
+        form = kind == b"multipart/form-data"
+        raise UnsupportedMedia("send this body as application/json" + (f"; {AS_BYTES}" if form else ""))
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMedia("send this body without a content encoding")
+
+
+def _type(headers: dict[bytes, bytes]) -> bytes:
+    return headers.get(b"content-type", b"").split(b";")[0].strip().lower()
+
+
+def _is_json(headers: dict[bytes, bytes]) -> bool:
+    kind = _type(headers)
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
 
 
 async def _discard(receive: Receive, *, more: bool = True) -> None:

@@ -97,7 +97,7 @@ _MEANING = {
     403: "The key lacks the scope.",
     404: "No such thing for this tenant.",
     409: "Its state does not allow this.",
-    410: "It has expired.",
+    410: "It has expired or was deleted.",
     413: "The body is too large.",
     415: "Not a type that is read here.",
     416: "The range is past the end.",

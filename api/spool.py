@@ -13,9 +13,14 @@ from typing import IO
 from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
-from framewright.errors import BadRequest, BodyTooLarge, StorageUnavailable
+from framewright.errors import BadRequest, BodyTooLarge, StorageUnavailable, UnsupportedMedia
 from framewright.settings import Settings
 
+ASSETS = "/api/v1/assets"
+AS_BYTES = (
+    "a file goes as its raw bytes, not as a form: "
+    f"curl -X PUT --data-binary @photo.png -H 'Content-Type: image/png' -H 'Authorization: Bearer KEY' URL{ASSETS}"
+)
 # Written in pieces of this size, so that a thread is not woken for every packet.
 PIECE = 2**20
 
@@ -31,7 +36,12 @@ class Spooled:
 
 @asynccontextmanager
 async def spool(settings: Settings, request: Request) -> AsyncIterator[Spooled]:
-    """The request's raw body as a file; `BodyTooLarge` over the cap, `StorageUnavailable` when the disk is full."""
+    """The request's raw body as a file; `BodyTooLarge` over the cap, `StorageUnavailable` when the disk is full.
+
+    `UnsupportedMedia` for a form, whose bytes are not the file's.
+    """
+    if request.headers.get("content-type", "").strip().lower().startswith("multipart/"):
+        raise UnsupportedMedia(AS_BYTES)
     limit = settings.max_upload_mb * 2**20
     declared = request.headers.get("content-length", "")
     if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:

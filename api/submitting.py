@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from uuid import UUID
 
 from api.auth import Caller
 from api.parts import Parts
@@ -64,6 +65,26 @@ def submit(parts: Parts, who: Caller, request: JobRequest, idempotency: Idempote
     return submitted
 
 
+def retry(parts: Parts, who: Caller, job_id: UUID, idempotency: Idempotency | None) -> Submitted:
+    """A new job with the plan of an ended one, or the one that this Idempotency-Key made of it."""
+    try:
+        submitted = lifecycle.retry(
+            parts.db,
+            who.tenant_id,
+            job_id,
+            max_queued=parts.settings.max_queued,
+            max_queued_per_tenant=parts.settings.max_queued_per_tenant,
+            idempotency=idempotency,
+        )
+    except FramewrightError:
+        # As above: also when the old job, or what it read, has gone since.
+        if idempotency and (replayed := _made_before(parts, who, idempotency)):
+            return replayed
+        raise
+    parts.announce(submitted.job, submitted.queues)
+    return submitted
+
+
 def _in_time(request: JobRequest) -> None:
     if request.start_deadline is not None and request.start_deadline <= datetime.now(UTC):
         detail = "the deadline to start has already passed"
@@ -76,7 +97,7 @@ def _made_before(parts: Parts, who: Caller, idempotency: Idempotency) -> Submitt
         return None
     if found.body_sha256 != idempotency.body_sha256:
         raise IdempotencyKeyReuse("this Idempotency-Key came with another request before")
-    return Submitted(store.get_job(parts.db, who.tenant_id, found.job_id), replayed=True, queues=())
+    return lifecycle.replay(parts.db, who.tenant_id, found.job_id)
 
 
 def _facts(row: AssetRow) -> AssetFacts:

@@ -228,7 +228,8 @@ class QueueView(View):
     scheduled: int
     running: int
     oldest_s: float | None
-    workers: int
+    workers: int = Field(description="Live workers that may claim from it.")
+    paused: int = Field(description="Live workers of it that take nothing now: paused or draining.")
 
 
 class ModelView(View):
@@ -444,12 +445,13 @@ def queue(row: QueueRow) -> QueueView:
         running=row.running,
         oldest_s=age,
         workers=row.workers,
+        paused=row.paused,
     )
 
 
 def model(row: ModelRow, workers: Sequence[WorkerRow]) -> ModelView:
     """A catalogue row, and which live workers could run it now or hold it in memory."""
-    able = [one for one in workers if one.alive and row.queue in one.queues and row.engine in one.engines]
+    able = [one for one in workers if one.able(row.queue, row.engine)]
     loaded = tuple(one.id for one in able if row.name in one.capabilities.get("models", {}).get("resident", ()))
     return ModelView(**describe(row), name=row.name, runnable_now=bool(able), loaded_on=loaded)
 

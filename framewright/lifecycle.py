@@ -18,6 +18,7 @@ from framewright.errors import (
     AssetUnusable,
     Conflict,
     FieldError,
+    Gone,
     IdempotencyKeyReuse,
     InvalidParams,
     NotFound,
@@ -36,6 +37,9 @@ LATER_S = 30.0  # from the second infrastructure failure on, where the first ret
 BACKOFF_CAP_S = 300.0
 FULL_RETRY_AFTER_S = 10
 MESSAGE_CAP = 2000
+DELETED_SINCE = (
+    "the job that this Idempotency-Key made was deleted; nothing was made now; to make it again, use a new key"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,8 @@ class Expired:
 def submit(db: Database, submission: Submission) -> Submitted:
     """Make a job, or answer with the one this Idempotency-Key already made.
 
-    Raises `IdempotencyKeyReuse` (same key, other body), `TooManyRequests` (the caps; exact per tenant),
+    Raises `IdempotencyKeyReuse` (same key, other body), `Gone` (the key's job was deleted since), `TooManyRequests`
+    (the caps; exact per tenant),
     `AssetUnusable` (an input was deleted since it was planned) and `NotFound` for an unknown tenant.
     """
     order = order_of(
@@ -168,6 +173,14 @@ def retry(
     return _place(db, order, max_queued, max_queued_per_tenant, idempotency)
 
 
+def replay(db: Database, tenant_id: str, job_id: UUID) -> Submitted:
+    """The job that an Idempotency-Key made before; `Gone` when it was deleted since: a key makes no second one."""
+    try:
+        return Submitted(store.get_job(db, tenant_id, job_id), replayed=True, queues=())
+    except NotFound:
+        raise Gone(DELETED_SINCE) from None
+
+
 def claim(
     db: Database, worker_id: str, queues: Sequence[str], engines: Sequence[str], *, lease_s: float
 ) -> Claim | None:
@@ -203,8 +216,11 @@ def renew(
     return cast("Literal['ok', 'lost', 'yield']", answer)
 
 
-def complete(db: Database, claim: Claim, artifacts: Sequence[Artifact]) -> Completed:
-    """Commit the uploaded files of an attempt, the first being the primary one, and whatever follows from it."""
+def complete(db: Database, claim: Claim, artifacts: Sequence[Artifact], *, checkpoints: bool = False) -> Completed:
+    """Commit the uploaded files of an attempt, the first being the primary one, and whatever follows from it.
+
+    `checkpoints`: the attempt stored some beside its files, so the janitor looks for any that are left.
+    """
     if not artifacts:
         raise ValueError("a step succeeds with at least one artifact")
     files = [
@@ -220,7 +236,7 @@ def complete(db: Database, claim: Claim, artifacts: Sequence[Artifact]) -> Compl
         }
         for at, artifact in enumerate(artifacts)
     ]
-    answer, state, queues, seq = verbs.complete(db, claim, files)
+    answer, state, queues, seq = verbs.complete(db, claim, files, checkpoints=checkpoints)
     return Completed(answer, tuple(queues), JobState(state) if state else None, seq)
 
 
@@ -350,7 +366,7 @@ def _place(
             ready = {step.queue for step in job.steps if step.state is StepState.READY} if due else set()
             return Submitted(job, replayed=False, queues=tuple(sorted(ready)))
         case "replayed" if placed.job_id:
-            return Submitted(store.get_job(db, order["tenant"], placed.job_id), replayed=True, queues=())
+            return replay(db, order["tenant"], placed.job_id)
         case "key_reused":
             raise IdempotencyKeyReuse("this Idempotency-Key was used with another body")
         case "tenant_full":

@@ -220,10 +220,22 @@ class WorkerRow:
     capabilities: Mapping[str, Any]
     running: tuple[UUID, ...]
 
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may claim, as `fw_claim` sees it: alive, and neither paused nor draining."""
+        return self.alive and self.control == "run" and self.state != "draining"
+
+    def able(self, queue: str, engine: str) -> bool:
+        """Whether a step of that queue and engine can go to it now."""
+        return self.takes_work and queue in self.queues and engine in self.engines
+
 
 @dataclass(frozen=True, slots=True)
 class QueueRow:
-    """One queue now: `depth` due steps, `scheduled` ready but not yet due ones, age of the longest wait in seconds."""
+    """One queue now: `depth` due steps, `scheduled` ready but not yet due ones, age of the longest wait in seconds.
+
+    `workers` may claim from it; `paused` ones are live too and take nothing, because they were told so or drain.
+    """
 
     queue: str
     depth: int
@@ -231,6 +243,7 @@ class QueueRow:
     running: int
     oldest_age_s: float | None
     workers: int
+    paused: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +322,10 @@ class AssetRow:
 
 @dataclass(frozen=True, slots=True)
 class UploadRow:
-    """A presigned PUT that was handed out; `asset_id` is the asset it became once `completed_at` is set."""
+    """A presigned PUT that was handed out; `asset_id` is the asset it became once `completed_at` is set.
+
+    `late`: its link is over. Bytes that were on their way by then still arrive.
+    """
 
     id: UUID
     tenant_id: str
@@ -322,6 +338,7 @@ class UploadRow:
     created_at: datetime
     expires_at: datetime
     completed_at: datetime | None
+    late: bool
 
 
 class IdempotentRow(NamedTuple):
@@ -340,13 +357,21 @@ class Durations(NamedTuple):
 
 
 class DeadPrefix(NamedTuple):
-    """Where an attempt that did not succeed may have left objects."""
+    """Where an ended attempt may have left objects; one that `succeeded` only beside its files, in checkpoints."""
 
     tenant_id: str
     job_id: UUID
     step_id: int
     step_name: str
     fence: UUID
+    succeeded: bool
+
+
+class DeadJob(NamedTuple):
+    """A job of which nothing is to be kept."""
+
+    tenant_id: str
+    job_id: UUID
 
 
 class Purged(NamedTuple):

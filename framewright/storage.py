@@ -73,6 +73,11 @@ def output_prefix(tenant: str, job: UUID, step: str, fence: UUID) -> str:
     return f"{job_prefix(tenant, job)}s/{_name(step)}/{fence.hex}/"
 
 
+def checkpoint_prefix(tenant: str, job: UUID, step: str, fence: UUID) -> str:
+    """The checkpoints of one attempt, beside its files."""
+    return f"{output_prefix(tenant, job, step, fence)}checkpoint/"
+
+
 def output_key(tenant: str, job: UUID, step: str, fence: UUID, name: str) -> str:
     """Where an attempt puts its file `name`."""
     return output_prefix(tenant, job, step, fence) + _name(name)
@@ -87,6 +92,7 @@ class Storage:
     asset_key = staticmethod(asset_key)
     job_prefix = staticmethod(job_prefix)
     output_prefix = staticmethod(output_prefix)
+    checkpoint_prefix = staticmethod(checkpoint_prefix)
     output_key = staticmethod(output_key)
 
     def __init__(self, settings: Settings) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
 
 import jobmaker as make
 import pytest
+from docs_tables import DOCS
 
-from framewright import lifecycle, store
+from framewright import ids, lifecycle, store
 from framewright.database import Database
 from framewright.errors import AssetUnusable, Conflict, IdempotencyKeyReuse, InvalidParams, NotFound, TooManyRequests
 from framewright.jobs import RETRIES, JobState, Outcome, Progress, Status, StepState
@@ -193,6 +196,14 @@ def test_a_scheduled_job_waits_for_its_time(db: Database) -> None:
     assert make.claimed(db).job_id == made.job.id
 
 
+def test_a_long_row_of_jobs_that_can_no_longer_start_hides_nobody_behind_it(db: Database) -> None:
+    for _ in range(40):
+        make.submit(db, start_deadline=datetime.now(UTC) - SOON, priority=9)
+    behind = make.submit(db).job.id
+    assert make.claimed(db).job_id == behind
+    assert make.claim(db) is None
+
+
 def test_a_step_is_handed_the_committed_files_of_the_steps_it_names(db: Database) -> None:
     own = {"asset": make.asset(db).id.hex, "key": "x"}
     inputs = {"video": {"step": "a"}, "images": [{"step": "b"}, own], "n": 3}
@@ -290,6 +301,42 @@ def test_a_one_step_job_has_four_events_and_one_output(db: Database) -> None:
     ]
 
 
+def documented_events() -> dict[str, tuple[set[str], set[str]]]:
+    """Of each event in docs/states.md: the names its data always has, and those it may have besides."""
+    section = (DOCS / "states.md").read_text().split("\n## Events\n")[1].split("\n## ")[0]
+    found = {}
+    for event, data in re.findall(r"^\| `(\w+)` \|[^|]*\|(.*)\|$", section, re.MULTILINE):
+        maybe = set(re.findall(r"\[`(\w+)`\]", data))
+        found[event] = (set(re.findall(r"`(\w+)`", data)) - maybe, maybe)
+    return found
+
+
+def test_events_carry_exactly_what_the_documentation_says(db: Database) -> None:
+    done = make.submit(db).job
+    fail(db, Outcome.TRANSIENT_INFRA)
+    make.run(db, "UPDATE steps SET run_at = clock_timestamp() WHERE state = 'ready'")
+    make.complete(db, make.claimed(db, "w2"))
+    canceled = lifecycle.retry(db, "t1", done.id, max_queued=99, max_queued_per_tenant=99).job
+    lifecycle.cancel(db, "t1", canceled.id, "seen enough")
+    silent = make.submit(db, replace(make.diamond(), model=None), run_at=datetime.now(UTC) + SOON).job
+    lifecycle.delete(db, "t1", silent.id)
+    failed = make.submit(db).job
+    lifecycle.release(db, make.claimed(db), Outcome.BAD_INPUT, message="cannot be read", field="/input/image")
+    plain = make.submit(db).job
+    lifecycle.release(db, make.claimed(db), Outcome.BAD_INPUT, message="cannot be read")
+    said: dict[str, list[set[str]]] = {}
+    for event in store.events_after(db, dict.fromkeys((one.id for one in (done, canceled, silent, failed, plain)), 0)):
+        present = {name for name, value in event.data.items() if value is not None}
+        said.setdefault(event.type, []).append(present)
+        if "retry_of" in present:
+            assert event.data["retry_of"] == ids.public(ids.JOB, done.id)
+    documented = documented_events()
+    assert said.keys() == documented.keys()
+    for event, (always, maybe) in documented.items():
+        assert set.intersection(*said[event]) == always, event
+        assert set.union(*said[event]) == always | maybe, event
+
+
 def test_completing_again_after_an_unclear_answer_says_already_and_changes_nothing(db: Database) -> None:
     job_id = make.submit(db).job.id
     held = make.claimed(db)
@@ -338,6 +385,8 @@ def test_a_diamond_runs_in_order_and_a_retry_never_runs_a_finished_step_again(db
     job = store.get_job(db, "t1", job_id)
     assert [output.step_name for output in job.outputs] == ["last"]
     assert make.rows(db, "SELECT result_artifact FROM jobs") == [(job.outputs[0].id,)]
+    end = store.events_after(db, {job_id: job.event_seq - 1})[0]
+    assert end.data == {"outputs": [f"asset_{job.outputs[0].id.hex}"]}, "what other steps consumed is no output"
     assert [(attempt.step_name, attempt.n) for attempt in job.attempts if attempt.outcome != "succeeded"] == [
         ("right", 1)
     ]
@@ -406,6 +455,7 @@ def test_a_yielded_attempt_is_free_keeps_its_number_and_its_checkpoint(db: Datab
         held = make.claimed(db)
         assert held.attempt == 1
         lifecycle.renew(db, held, lease_s=30, progressed=True, progress=Progress(0.4), checkpoint={"at": 7})
+        lifecycle.renew(db, held, lease_s=30, progressed=False)
         released = lifecycle.release(db, held, Outcome.YIELDED, message="drain")
         assert (released.answer, released.queues, released.retry_in_s) == ("retry", ("cpu",), 0.0)
     held = make.claimed(db, "w2")
@@ -416,7 +466,25 @@ def test_a_yielded_attempt_is_free_keeps_its_number_and_its_checkpoint(db: Datab
     assert make.complete(db, held).job_state is JobState.SUCCEEDED
 
 
-def test_backoff_grows_from_the_table_with_jitter_and_a_cap(db: Database) -> None:
+def test_who_lost_a_worker_goes_on_and_who_failed_by_himself_starts_over(db: Database) -> None:
+    make.submit(db)
+    for outcome, kept in ((Outcome.WORKER_LOST, {"at": 7}), (Outcome.APP_ERROR, None)):
+        held = make.claimed(db)
+        lifecycle.renew(db, held, lease_s=30, progressed=True, checkpoint={"at": 7})
+        lifecycle.release(db, held, outcome, message="")
+        make.run(db, "UPDATE steps SET run_at = '-infinity'")
+        again = make.claimed(db)
+        assert again.checkpoint == kept
+        lifecycle.release(db, again, Outcome.YIELDED, message="")
+
+
+def test_no_backoff_is_longer_than_the_cap(db: Database) -> None:
+    make.submit(db, make.plan(make.step(max_app=14)))
+    waits = [fail(db, Outcome.APP_ERROR).retry_in_s or 0 for _ in range(13)]
+    assert max(waits) == waits[-1] == lifecycle.BACKOFF_CAP_S
+
+
+def test_backoff_grows_from_the_table_with_jitter(db: Database) -> None:
     waits: list[list[float]] = []
     for _ in range(6):
         make.submit(db)
@@ -602,6 +670,14 @@ def test_a_job_cannot_be_put_off_past_the_deadline_to_start(db: Database) -> Non
     soon = deadline - SOON / 2
     assert lifecycle.patch(db, "t1", job, run_at=soon).run_at == soon
     assert lifecycle.patch(db, "t1", job, run_at=None).run_at is None
+
+
+def test_a_job_that_was_changed_is_rung_for_again(db: Database) -> None:
+    job_id = make.submit(db).job.id
+    store.due_doorbells(db, limit=10, every_s=3600)
+    assert store.due_doorbells(db, limit=10, every_s=3600) == {}
+    lifecycle.patch(db, "t1", job_id, priority=5)
+    assert store.due_doorbells(db, limit=10, every_s=3600) == {"cpu": 1}
 
 
 def test_retry_makes_a_new_job_of_the_same_plan(db: Database) -> None:

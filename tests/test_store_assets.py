@@ -6,6 +6,7 @@ import hashlib
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from threading import Barrier
 
 import jobmaker as make
@@ -14,7 +15,7 @@ from waiting import until
 
 from framewright import ids, lifecycle, store
 from framewright.database import Database
-from framewright.errors import AssetUnusable, BadRequest, Conflict, NotFound
+from framewright.errors import AssetUnusable, BadRequest, Conflict, Gone, NotFound
 from framewright.plan import Plan
 from framewright.rows import AssetRow, NewAsset
 
@@ -106,6 +107,14 @@ def test_deleting_an_asset_and_submitting_a_job_on_it_never_both_succeed(db: Dat
             assert {one.result() for one in submitted} == {not deleted.result()}
 
 
+def test_a_job_on_an_asset_of_another_tenant_is_refused_even_if_it_was_planned(db: Database) -> None:
+    theirs = make.asset(db, "t2")
+    planned = make.plan(make.step(inputs={"image": {"asset": theirs.id.hex, "key": theirs.key}}))
+    with pytest.raises(AssetUnusable):
+        make.submit(db, planned, "t1")
+    assert make.submit(db, planned, "t2").job.tenant_id == "t2"
+
+
 def test_a_submit_waits_for_a_delete_under_way_and_the_other_way_round(db: Database) -> None:
     asset = make.asset(db)
     planned = make.plan(make.step(inputs={"image": {"asset": asset.id.hex, "key": asset.key}}))
@@ -126,6 +135,24 @@ def test_a_submit_waits_for_a_delete_under_way_and_the_other_way_round(db: Datab
             refused.result(30)
     with pytest.raises(AssetUnusable):
         make.submit(db, planned)
+
+
+def test_deleting_a_job_waits_for_a_submit_that_reads_its_output(db: Database) -> None:
+    make.submit(db)
+    held = make.claimed(db)
+    make.complete(db, held)
+    output = store.get_job(db, "t1", held.job_id).outputs[0]
+    planned = make.plan(make.step(inputs={"video": {"asset": output.id.hex, "key": output.key}}))
+    with ThreadPoolExecutor(1) as pool:
+        with db.begin() as connection:
+            connection.execute("SELECT 1 FROM assets WHERE id = %s FOR KEY SHARE", (output.id,))
+            deleting = pool.submit(lifecycle.delete, db, "t1", held.job_id)
+            until_somebody_waits(db)
+            reader = make.submit(db, planned).job.id
+        deleting.result(30)
+    assert store.expire_assets(db) == []
+    lifecycle.cancel(db, "t1", reader, "")
+    assert [gone.id for gone in store.expire_assets(db)] == [output.id]
 
 
 def until_somebody_waits(db: Database) -> None:
@@ -161,6 +188,51 @@ def test_expired_files_are_handed_to_the_janitor_until_it_says_they_are_gone(db:
     assert store.expire_assets(db) == []
     assert store.get_asset(db, "t1", asset.id).state == "expired"
     assert store.get_asset(db, "t1", kept.id).state == "ready"
+
+
+def test_what_an_open_job_made_so_far_does_not_expire(db: Database) -> None:
+    job_id = make.submit(db, make.diamond()).job.id
+    make.complete(db, make.claimed(db))
+    make.run(db, "UPDATE assets SET expires_at = clock_timestamp()")
+    assert store.expire_assets(db) == []
+    lifecycle.cancel(db, "t1", job_id, "")
+    assert len(store.expire_assets(db)) == 1
+
+
+def test_a_job_is_swept_when_its_last_file_is_gone_whoever_removed_which(db: Database) -> None:
+    for _ in range(20):
+        make.submit(db)
+        held = make.claimed(db)
+        lifecycle.complete(db, held, [make.artifact(held), make.artifact(held, "poster")])
+        assert store.dead_jobs(db) == []
+        lifecycle.delete(db, "t1", held.job_id)
+        files = [asset.id for asset in store.expire_assets(db)]
+        assert (len(files), store.dead_jobs(db)) == (2, [])
+        at_once = Barrier(2)
+
+        def purges(file: uuid.UUID, at_once: Barrier = at_once) -> None:
+            at_once.wait(30)
+            store.mark_purged(db, [file])
+
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(purges, files))
+        assert store.dead_jobs(db) == [("t1", held.job_id)]
+        store.mark_jobs_swept(db, [held.job_id])
+        assert store.dead_jobs(db) == []
+    # A frozen worker may wake late, so once more after a day; then never again.
+    again = make.rows(db, "SELECT id FROM jobs WHERE sweep_at = finished_at + interval '1 day'")
+    assert len(again) == 20
+    store.mark_jobs_swept(db, [job_id for (job_id,) in again])
+    assert make.rows(db, "SELECT count(*) FROM jobs WHERE sweep_at IS NOT NULL") == [(0,)]
+
+
+def test_a_deleted_job_without_files_is_swept_too_once_its_workers_had_time_to_hear_of_it(db: Database) -> None:
+    job_id = make.submit(db).job.id
+    make.claimed(db)
+    lifecycle.delete(db, "t1", job_id)
+    assert store.dead_jobs(db) == []
+    make.run(db, "UPDATE jobs SET sweep_at = sweep_at - interval '2 minutes'")
+    assert store.dead_jobs(db) == [("t1", job_id)]
 
 
 def test_the_oldest_outputs_go_when_there_is_too_much(db: Database) -> None:
@@ -207,15 +279,31 @@ def test_an_upload_of_known_bytes_becomes_the_known_asset(db: Database) -> None:
     assert store.get_upload(db, "t1", id_).asset_id == known.id
 
 
-def test_uploads_nobody_completed_are_handed_to_the_janitor(db: Database) -> None:
+def test_uploads_are_handed_to_the_janitor_once_nobody_can_write_to_them_also_completed_ones(db: Database) -> None:
     late, done = upload(db, ttl_s=0.0), upload(db)
-    store.finish_upload(db, "t1", done, new_asset(uuid.uuid4()))
-    with pytest.raises(NotFound):
-        store.get_upload(db, "t1", late)
+    made = store.finish_upload(db, "t1", done, new_asset(uuid.uuid4()))
+    assert (store.get_upload(db, "t1", late).late, store.get_upload(db, "t1", done).late) == (True, False)
     with pytest.raises(NotFound):
         store.get_upload(db, "t2", done)
     make.run(db, "UPDATE uploads SET expires_at = clock_timestamp() - interval '2 hours'")
-    assert [row.id for row in store.expire_uploads(db)] == [late]
-    assert store.expire_uploads(db) == []
-    with pytest.raises(NotFound):
+    assert {row.id for row in store.dead_uploads(db)} == {late, done}
+    assert {row.id for row in store.dead_uploads(db)} == {late, done}  # a janitor that died in between
+    store.mark_uploads_removed(db, [late, done])
+    assert store.dead_uploads(db) == []
+    with pytest.raises(Gone):
         store.finish_upload(db, "t1", late, new_asset(uuid.uuid4()))
+    assert store.get_upload(db, "t1", done).asset_id == made.id
+    assert store.finish_upload(db, "t1", done, new_asset(uuid.uuid4(), b"other")) == made
+
+
+def test_a_key_that_an_asset_lies_under_is_never_handed_to_the_janitor_as_an_uploads(db: Database) -> None:
+    id_ = upload(db)
+    store.finish_upload(db, "t1", id_, replace(new_asset(uuid.uuid4()), key="k"))
+    make.run(db, "UPDATE uploads SET expires_at = clock_timestamp() - interval '2 hours'")
+    assert store.dead_uploads(db) == []
+
+
+def test_a_link_that_still_works_keeps_its_upload(db: Database) -> None:
+    store.finish_upload(db, "t1", upload(db), new_asset(uuid.uuid4()))
+    make.run(db, "UPDATE uploads SET expires_at = clock_timestamp() - interval '1 minute'")
+    assert store.dead_uploads(db) == []  # what was begun in time may still be on its way

@@ -61,6 +61,29 @@ def test_workers_long_gone_are_forgotten_and_live_ones_are_not(db: Database) -> 
     assert [worker.id for worker in store.list_workers(db)] == ["here"]
 
 
+def test_a_queue_counts_only_workers_that_take_work_and_shows_the_others(db: Database) -> None:
+    for name in ("w1", "paused", "drained"):
+        store.upsert_worker(db, make.presence(name))
+    store.upsert_worker(db, make.presence("leaving", state="draining"))
+    store.set_worker_control(db, "paused", "pause")
+    store.set_worker_control(db, "drained", "drain")
+    cpu = {queue.queue: queue for queue in store.queues(db)}["cpu"]
+    assert (cpu.workers, cpu.paused) == (1, 3)
+    takes = {worker.id for worker in store.list_workers(db) if worker.able("cpu", make.ENGINE)}
+    assert takes == {"w1"}
+    make.submit(db)
+    assert [
+        lifecycle.claim(db, name, ["cpu"], [make.ENGINE], lease_s=9) for name in ("paused", "drained", "leaving")
+    ] == [
+        None,
+        None,
+        None,
+    ]
+    store.set_worker_control(db, "paused", "run")
+    cpu = {queue.queue: queue for queue in store.queues(db)}["cpu"]
+    assert (cpu.workers, cpu.paused) == (2, 2)
+
+
 def test_queues_say_what_waits_what_runs_and_who_serves(db: Database) -> None:
     store.upsert_worker(db, make.presence(queues=("cpu", "encode")))
     store.upsert_worker(db, make.presence("gone", queues=("gpu",), ttl_s=0.0))
@@ -186,7 +209,7 @@ def test_what_a_dead_attempt_left_is_swept_twice_and_what_won_never(db: Database
     make.complete(db, make.claimed(db))
     assert store.dead_prefixes(db) == []  # its worker may still be uploading
     make.run(db, "UPDATE attempts SET ended_at = ended_at - interval '1 hour', sweep_at = sweep_at - interval '1 hour'")
-    assert store.dead_prefixes(db) == [("t1", job_id, dead.step_id, "clip", dead.fence)]
+    assert store.dead_prefixes(db) == [("t1", job_id, dead.step_id, "clip", dead.fence, False)]
     store.mark_swept(db, [dead.fence])
     assert store.dead_prefixes(db) == []
     make.run(db, "UPDATE attempts SET ended_at = ended_at - interval '1 day', sweep_at = sweep_at - interval '1 day'")
@@ -206,6 +229,18 @@ def test_the_checkpoint_a_step_would_resume_from_is_not_swept_while_it_is_open(d
     assert [prefix.fence for prefix in store.dead_prefixes(db)] == [plain.fence]
     lifecycle.cancel(db, "t1", job_id, "")
     assert {prefix.fence for prefix in store.dead_prefixes(db)} == {plain.fence, kept.fence}
+
+
+def test_an_attempt_that_won_is_swept_of_its_checkpoints_if_it_stored_any(db: Database) -> None:
+    for stored in (True, False):
+        make.submit(db)
+        held = make.claimed(db)
+        lifecycle.complete(db, held, [make.artifact(held)], checkpoints=stored)
+        make.run(db, "UPDATE attempts SET sweep_at = sweep_at - interval '1 hour'")
+        found = [(dead.fence, dead.succeeded) for dead in store.dead_prefixes(db)]
+        assert found == ([(held.fence, True)] if stored else [])
+        store.mark_swept(db, [fence for fence, _ in found])
+        make.run(db, "UPDATE attempts SET sweep_at = NULL")
 
 
 def test_what_a_canceled_attempt_left_is_swept_too(db: Database) -> None:

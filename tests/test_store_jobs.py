@@ -206,16 +206,6 @@ def test_the_events_say_what_happened(db: Database) -> None:
     assert told[6] == {"outputs": [f"asset_{output.id.hex}"]}
 
 
-def test_a_warning_is_an_event_until_the_job_ends(db: Database) -> None:
-    job_id = make.submit(db).job.id
-    assert store.add_warning(db, "t2", job_id, {"code": "x"}) is None
-    assert store.add_warning(db, "t1", job_id, {"code": "slow"}) == 2
-    assert store.events_after(db, {job_id: 1})[0].data == {"code": "slow"}
-    lifecycle.cancel(db, "t1", job_id, "enough")
-    assert store.add_warning(db, "t1", job_id, {"code": "late"}) is None
-    assert make.events(db, job_id) == ["queued", "warning", "canceled"]
-
-
 # --- the rest
 
 

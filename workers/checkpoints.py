@@ -38,13 +38,16 @@ class Checkpoints:
     def __init__(
         self, storage: Storage, claim: Claim, lease: Lease, *, every_s: float, canceled: Callable[[], bool]
     ) -> None:
-        self._storage, self._claim, self._lease, self._canceled = storage, claim, lease, canceled
+        self._storage, self._claim, self._lease = storage, claim, lease
+        self._over = canceled
         self._every_s = every_s
         self._due = time.monotonic() + every_s
         self._changed = threading.Condition()
         self._offer: _Offer | None = None
         self._busy = self._flushing = self._closed = False
         self._count = 0
+        self.began = False
+        """Whether anything may be stored: the files of a checkpoint were or are being uploaded."""
         self._stored: list[str] = []
         self._thread: threading.Thread | None = None
 
@@ -72,20 +75,23 @@ class Checkpoints:
         try:
             self._storage.delete(self._stored)
         except FramewrightError as error:
-            _log.info("checkpoints of step %s stay: %s", self._claim.step_id, error)
+            _log.info("%s: checkpoints stay: %s", self._claim.label, error)
 
     def close(self) -> None:
-        """Starts no further upload; one that is under way ends with the attempt's own cancel."""
+        """Starts no further upload and cancels the one under way; what it leaves is the janitor's."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _canceled(self) -> bool:
+        return self._closed or self._over()
 
     def _run(self) -> None:
         while offer := self._next():
             try:
                 self._keep(offer)
             except (FramewrightError, OSError) as error:
-                _log.warning("a checkpoint of step %s is not kept: %s", self._claim.step_id, error)
+                _log.warning("%s: a checkpoint is not kept: %s", self._claim.label, error)
             finally:
                 _forget(offer)
                 with self._changed:
@@ -105,10 +111,11 @@ class Checkpoints:
 
     def _keep(self, offer: _Offer) -> None:
         claim = self._claim
-        base = self._storage.output_prefix(claim.tenant_id, claim.job_id, claim.step_name, claim.fence)
+        base = self._storage.checkpoint_prefix(claim.tenant_id, claim.job_id, claim.step_name, claim.fence)
         files: list[dict[str, Any]] = []
         for path in offer.files:
-            key, digest = f"{base}checkpoint/{offer.number}/{path.name}", sha256(path, self._canceled)
+            self.began = True
+            key, digest = f"{base}{offer.number}/{path.name}", sha256(path, self._canceled)
             content_type = "application/octet-stream"
             size = self._storage.put_file(key, path, content_type, sha256=digest, canceled=self._canceled).size
             files.append({"name": path.name, "key": key, "size": size, "sha256": digest.hex()})
@@ -141,7 +148,7 @@ def restore(storage: Storage, claim: Claim, work: Path, canceled: Callable[[], b
             if sha256(path, canceled).hex() != file["sha256"]:
                 raise ObjectMissing("a file of the checkpoint is not what was stored")
     except ObjectMissing as error:
-        _log.warning("step %s starts from the beginning: %s", claim.step_id, error.detail)
+        _log.warning("%s: starts from the beginning: %s", claim.label, error.detail)
         for path in work.iterdir():
             path.unlink()
         return None

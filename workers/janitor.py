@@ -7,7 +7,7 @@ from typing import Final, TypeVar
 
 from framewright import store
 from framewright.database import Database
-from framewright.rows import AssetRow, DeadPrefix, UploadRow
+from framewright.rows import AssetRow, DeadJob, DeadPrefix, UploadRow
 from framewright.settings import Settings
 from framewright.storage import Storage
 
@@ -25,8 +25,12 @@ class Janitor:
         self._settings, self._db, self._storage = settings, db, storage
 
     def sweep_attempts(self) -> int:
-        """Objects under the prefixes of attempts that did not succeed; no committed file is ever under one."""
+        """All that attempts without success uploaded, and the checkpoints of the others; never a committed file."""
         return self._in_batches(lambda: store.dead_prefixes(self._db, limit=BATCH), self._sweep)
+
+    def sweep_jobs(self) -> int:
+        """Whatever else lies under the prefixes of jobs whose files are all gone: deleted jobs above all."""
+        return self._in_batches(lambda: store.dead_jobs(self._db, limit=BATCH), self._sweep_jobs)
 
     def expire_assets(self) -> int:
         """Inputs and outputs past their time, and those of deleted jobs."""
@@ -39,9 +43,9 @@ class Janitor:
         most = int(self._settings.retention_gb * 1_000_000_000)
         return store.trim_outputs(self._db, max_bytes=most, limit=BATCH)
 
-    def expire_uploads(self) -> int:
-        """Objects of presigned uploads that nobody completed."""
-        return self._in_batches(lambda: store.expire_uploads(self._db, limit=BATCH), self._remove_uploads)
+    def sweep_uploads(self) -> int:
+        """Objects that were put through links of direct uploads and became no asset, or came after it."""
+        return self._in_batches(lambda: store.dead_uploads(self._db, limit=BATCH), self._remove_uploads)
 
     def abort_multiparts(self, older_than_s: float = STALE_MULTIPART_S) -> int:
         """Parts of uploads whose worker died."""
@@ -60,9 +64,14 @@ class Janitor:
 
     def _sweep(self, prefixes: Sequence[DeadPrefix]) -> None:
         for dead in prefixes:
-            where = self._storage.output_prefix(dead.tenant_id, dead.job_id, dead.step_name, dead.fence)
-            self._storage.delete_prefix(where)
+            prefix = self._storage.checkpoint_prefix if dead.succeeded else self._storage.output_prefix
+            self._storage.delete_prefix(prefix(dead.tenant_id, dead.job_id, dead.step_name, dead.fence))
         store.mark_swept(self._db, [dead.fence for dead in prefixes])
+
+    def _sweep_jobs(self, jobs: Sequence[DeadJob]) -> None:
+        for dead in jobs:
+            self._storage.delete_prefix(self._storage.job_prefix(dead.tenant_id, dead.job_id))
+        store.mark_jobs_swept(self._db, [dead.job_id for dead in jobs])
 
     def _remove_assets(self, assets: Sequence[AssetRow]) -> None:
         self._storage.delete(asset.key for asset in assets)
@@ -70,6 +79,7 @@ class Janitor:
 
     def _remove_uploads(self, uploads: Sequence[UploadRow]) -> None:
         self._storage.delete(upload.key for upload in uploads)
+        store.mark_uploads_removed(self._db, [upload.id for upload in uploads])
 
     def _in_batches(self, find: Callable[[], list[T]], remove: Callable[[list[T]], None]) -> int:
         count = 0

@@ -75,10 +75,10 @@ class Lease:
             try:
                 answer = self._renew()
             except DatabaseUnavailable as error:
-                _log.warning("step %s: lease not renewed: %s", self._claim.step_id, error.detail)
+                _log.warning("%s: lease not renewed: %s", self._claim.label, error.detail)
                 pause_s = min(_AGAIN_S, self._renew_s)
             except Exception:  # noqa: BLE001 - as long as this thread lives, the lease may
-                _log.exception("step %s: lease not renewed", self._claim.step_id)
+                _log.exception("%s: lease not renewed", self._claim.label)
                 pause_s = self._renew_s
             else:
                 pause_s = self._renew_s

@@ -15,9 +15,9 @@ import threading
 import time
 from typing import Final
 
-from framewright import lifecycle, logs, store
+from framewright import ids, lifecycle, logs, store
 from framewright.database import Database
-from framewright.dispatch import Ringer
+from framewright.doorbells import Ringer
 from framewright.errors import DatabaseUnavailable
 from framewright.events import Live
 from framewright.rows import Presence
@@ -57,7 +57,8 @@ class Reconciler:
             Duty("attempt-sweeper", TIDY_S, janitor.sweep_attempts),
             Duty("asset-retention", TIDY_S, janitor.expire_assets),
             Duty("size-retention", TIDY_S, janitor.trim_outputs),
-            Duty("upload-retention", TIDY_S, janitor.expire_uploads),
+            Duty("job-sweeper", TIDY_S, janitor.sweep_jobs),
+            Duty("upload-sweeper", TIDY_S, janitor.sweep_uploads),
             Duty("multipart-sweeper", HOURLY_S, janitor.abort_multiparts),
             Duty("record-retention", TIDY_S, janitor.purge),
             Duty("metrics", LINE_S, self.line),
@@ -99,7 +100,7 @@ class Reconciler:
         """Leases that ran out or stopped advancing go back to their queues, unless this process just lost sight."""
         reaped = lifecycle.reap(self._db, grace_s=self._settings.lease_s)
         for lost in reaped:
-            _log.warning("job %s, step %s: %s, %s", lost.job_id, lost.step_id, lost.outcome, lost.answer)
+            _log.warning("%s: %s, %s", ids.step_label(lost.job_id, lost.step_id), lost.outcome, lost.answer)
             self._live.poke(lost.job_id, lost.tenant_id, lost.seq)
             if lost.answer == "retry":
                 self._ringer.ring(lost.queue)

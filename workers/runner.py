@@ -89,7 +89,7 @@ class Runner:
             work.close()
             verdict = judge(error)
             if not isinstance(error, (Canceled, Yielded)):
-                _log.info("step %s ended: %s", facts.get("step"), verdict.message, exc_info=error)
+                _log.info("%s: ended: %s", facts.get("label"), verdict.message, exc_info=error)
             self._channel.send("ended", {"run": number, **asdict(verdict)})
         else:
             self._channel.send("done", {"run": number, "outputs": made})

@@ -49,7 +49,7 @@ class EstimateView(View):
 def estimate_job(body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], parts: P, who: JobsRead) -> EstimateView:
     plan = planned(parts, who, body)
     queues = {row.queue: row for row in store.queues(parts.db)}
-    workers = [row for row in parts.fleet() if row.alive and row.control == "run"]
+    workers = parts.fleet()
     steps = tuple(
         EstimatedStep(
             name=step.name,
@@ -57,7 +57,7 @@ def estimate_job(body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], p
             model=step.model,
             queue=step.queue,
             waiting=queues[step.queue].depth if step.queue in queues else 0,
-            workers=sum(step.queue in worker.queues and step.engine in worker.engines for worker in workers),
+            workers=sum(worker.able(step.queue, step.engine) for worker in workers),
         )
         for step in plan.steps
     )

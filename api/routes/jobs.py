@@ -18,7 +18,7 @@ from api.idempotency import Idempotent
 from api.openapi import EXAMPLES, errors
 from api.paging import Page
 from api.parts import P
-from api.submitting import submit
+from api.submitting import retry, submit
 from api.views import AttemptView, JobView, ListView, listed
 from framewright import events, ids, lifecycle, store
 from framewright.errors import BadRequest, FieldError, NotFound
@@ -52,7 +52,7 @@ class PatchRequest(Strict):
     metadata: Metadata | None = None
 
 
-@router.post("", status_code=201, responses=errors(404, 409, 422, 429), summary="Submit a job")
+@router.post("", status_code=201, responses=errors(404, 409, 410, 422, 429), summary="Submit a job")
 def create_job(
     parts: P,
     who: JobsWrite,
@@ -178,19 +178,10 @@ def cancel_job(job_id: str, parts: P, who: JobsWrite, body: CancelRequest | None
     return parts.views.job(row)
 
 
-@router.post("/{job_id}/retry", status_code=201, responses=errors(404, 409, 429), summary="Run an ended job again")
+@router.post("/{job_id}/retry", status_code=201, responses=errors(404, 409, 410, 429), summary="Run an ended job again")
 def retry_job(job_id: str, parts: P, who: JobsWrite, idempotency: Idempotent, response: Response) -> JobView:
     """Makes a new job from the same request; `retry_of` names the old one."""
-    submitted = lifecycle.retry(
-        parts.db,
-        who.tenant_id,
-        ids.parse(ids.JOB, job_id),
-        max_queued=parts.settings.max_queued,
-        max_queued_per_tenant=parts.settings.max_queued_per_tenant,
-        idempotency=idempotency,
-    )
-    parts.announce(submitted.job, submitted.queues)
-    return created(parts, submitted, response)
+    return created(parts, retry(parts, who, ids.parse(ids.JOB, job_id), idempotency), response)
 
 
 @router.delete("/{job_id}", status_code=204, responses=errors(404), summary="Cancel and forget a job")

@@ -50,7 +50,7 @@ class ShorthandView(View):
     status_url: str
 
 
-@router.post("/generate", status_code=201, responses=errors(422, 429), summary="Text to video")
+@router.post("/generate", status_code=201, responses=errors(410, 422, 429), summary="Text to video")
 def generate_video(
     body: GenerateShorthand, parts: P, who: JobsWrite, idempotency: Idempotent, response: Response
 ) -> ShorthandView:
@@ -62,7 +62,7 @@ def generate_video(
     return _made(parts, who, request, idempotency, response)
 
 
-@router.post("/animate", status_code=201, responses=errors(404, 422, 429), summary="Image to video")
+@router.post("/animate", status_code=201, responses=errors(404, 410, 422, 429), summary="Image to video")
 def animate_image(
     body: AnimateShorthand, parts: P, who: JobsWrite, idempotency: Idempotent, response: Response
 ) -> ShorthandView:

@@ -20,22 +20,24 @@ from api.parts import P, Parts
 from api.spool import Spooled
 from api.views import AssetView, UploadView
 from framewright import ids, storage, store
-from framewright.errors import BodyTooLarge, Conflict, FieldError, InvalidParams, StorageUnavailable
+from framewright.errors import BodyTooLarge, Conflict, FieldError, Gone, InvalidParams, StorageUnavailable
 from framewright.params import Strict
 from framewright.rows import AssetRow
+from framewright.wording import form
 
 router = APIRouter(prefix="/api/v1/uploads", tags=["assets"])
 
-LIFETIME_S = 3600
+MEDIA_TYPE = form(r"^[\w.+-]+/[\w.+-]+$", "a media type such as image/png")
+SHA256 = form(r"^[0-9a-f]{64}$", "64 hex digits in lower case")
 
 
 class UploadRequest(Strict):
     """What will be uploaded. `size` in bytes; `sha256` as 64 hex digits."""
 
     filename: Annotated[str, Field(max_length=255)] | None = None
-    content_type: Annotated[str, Field(max_length=127, pattern=r"^[\w.+-]+/[\w.+-]+$")] = "application/octet-stream"
+    content_type: Annotated[str, Field(max_length=127, pattern=MEDIA_TYPE)] = "application/octet-stream"
     size: Annotated[int, Field(ge=1)]
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=SHA256)]
 
 
 @router.post("", status_code=201, responses=errors(413, 422), summary="Start a direct upload")
@@ -53,7 +55,7 @@ def create_upload(body: UploadRequest, parts: P, who: AssetsWrite) -> UploadView
         content_type=body.content_type,
         size=body.size,
         sha256=bytes.fromhex(body.sha256),
-        ttl_s=LIFETIME_S,
+        ttl_s=parts.settings.presign_s,
     )
     url = parts.storage.presign_put(row.key, row.size, row.content_type, parts.settings.presign_s)
     return parts.views.upload(ids.public(ids.UPLOAD, row.id), url, row.content_type, row.size, row.expires_at)
@@ -61,7 +63,10 @@ def create_upload(body: UploadRequest, parts: P, who: AssetsWrite) -> UploadView
 
 @router.post("/{upload_id}/complete", status_code=201, responses=errors(404, 409, 410, 415, 422), summary="Finish it")
 async def complete_upload(upload_id: str, parts: P, who: AssetsWrite) -> AssetView:
-    """Makes the asset once the bytes are there and are what was announced; twice answers the same asset."""
+    """Makes the asset once the bytes are there and are what was announced; twice answers the same asset.
+
+    Bytes that were sent in time may be completed later. 410 when the link is over and they did not come.
+    """
     row = await asyncio.get_running_loop().run_in_executor(
         parts.ingestion, _complete, parts, who.tenant_id, ids.parse(ids.UPLOAD, upload_id)
     )
@@ -73,6 +78,8 @@ def _complete(parts: Parts, tenant_id: str, upload_id: UUID) -> AssetRow:
     if upload.completed_at is not None:
         return store.get_asset(parts.db, tenant_id, upload.asset_id)
     head = parts.storage.head(upload.key)
+    if head is None and upload.late:
+        raise Gone("this upload's link has expired and no bytes came by it; POST /api/v1/uploads gives a new one")
     if head is None:
         raise Conflict("the bytes have not arrived; PUT them to the upload's url first")
     if head.size != upload.size:

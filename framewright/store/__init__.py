@@ -11,7 +11,7 @@ from framewright.store.assets import (
     insert_upload,
     list_assets,
 )
-from framewright.store.events import add_warning, events_after, events_since
+from framewright.store.events import events_after, events_since
 from framewright.store.jobs import (
     attempts,
     durations,
@@ -34,11 +34,14 @@ from framewright.store.keys import (
 )
 from framewright.store.queues import due_doorbells, queues
 from framewright.store.retention import (
+    dead_jobs,
     dead_prefixes,
+    dead_uploads,
     expire_assets,
-    expire_uploads,
+    mark_jobs_swept,
     mark_purged,
     mark_swept,
+    mark_uploads_removed,
     purge,
     trim_outputs,
 )
@@ -51,9 +54,10 @@ from framewright.store.workers import (
 )
 
 __all__ = [
-    "add_warning",
     "attempts",
+    "dead_jobs",
     "dead_prefixes",
+    "dead_uploads",
     "delete_asset",
     "due_doorbells",
     "durations",
@@ -61,7 +65,6 @@ __all__ = [
     "events_after",
     "events_since",
     "expire_assets",
-    "expire_uploads",
     "find_asset_by_sha",
     "find_idempotent",
     "find_key",
@@ -82,8 +85,10 @@ __all__ = [
     "list_keys",
     "list_workers",
     "live_keys",
+    "mark_jobs_swept",
     "mark_purged",
     "mark_swept",
+    "mark_uploads_removed",
     "open_jobs",
     "purge",
     "queues",

@@ -9,7 +9,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from framewright.database import Connection, Database
-from framewright.errors import BadRequest, Conflict, NotFound
+from framewright.errors import BadRequest, Conflict, Gone, NotFound
 from framewright.rows import AssetRow, NewAsset, UploadRow
 
 ASSET_COLUMNS = """id, tenant_id, origin,
@@ -107,20 +107,19 @@ def list_assets(
     return page[::-1] if backwards else page, len(rows) > limit
 
 
-def delete_asset(db: Database, tenant_id: str, asset_id: UUID) -> str:
-    """Hide an asset and let the janitor take its object; answers the key. `Conflict` while an open job uses it."""
+def delete_asset(db: Database, tenant_id: str, asset_id: UUID) -> None:
+    """Hide an asset and let the janitor take its object. `Conflict` while an open job uses it."""
     with db.connect() as connection:
-        row = connection.execute("SELECT used, key FROM fw_delete_asset(%s, %s)", (tenant_id, asset_id)).fetchone()
+        row = connection.execute("SELECT used FROM fw_delete_asset(%s, %s)", (tenant_id, asset_id)).fetchone()
     if row is None:
         raise NotFound("no such asset")
     if row[0]:
         raise Conflict("an open job uses this asset")
-    key: str = row[1]
-    return key
 
 
 UPLOAD_COLUMNS = (
-    "id, tenant_id, asset_id, key, filename, content_type, size, sha256, created_at, expires_at, completed_at"
+    "id, tenant_id, asset_id, key, filename, content_type, size, sha256, created_at, expires_at, completed_at,"
+    " expires_at <= clock_timestamp()"
 )
 
 
@@ -149,11 +148,10 @@ def insert_upload(
 
 
 def get_upload(db: Database, tenant_id: str, upload_id: UUID) -> UploadRow:
-    """One upload that can still be completed, or was; `NotFound` otherwise."""
+    """One upload, however late it is; `NotFound` otherwise."""
     with db.connect() as connection:
         row = connection.execute(
-            f"""SELECT {UPLOAD_COLUMNS} FROM uploads WHERE id = %s AND tenant_id = %s AND removed_at IS NULL
-                AND (completed_at IS NOT NULL OR expires_at > clock_timestamp())""",  # noqa: S608
+            f"SELECT {UPLOAD_COLUMNS} FROM uploads WHERE id = %s AND tenant_id = %s",  # noqa: S608
             (upload_id, tenant_id),
         ).fetchone()
     if row is None:
@@ -162,16 +160,20 @@ def get_upload(db: Database, tenant_id: str, upload_id: UUID) -> UploadRow:
 
 
 def finish_upload(db: Database, tenant_id: str, upload_id: UUID, asset: NewAsset) -> AssetRow:
-    """Turn an upload into its asset, in one transaction; done twice it answers the same asset."""
+    """Turn an upload into its asset, in one transaction; done twice it answers the same asset.
+
+    `Gone` when it came so late that the janitor has taken its bytes away.
+    """
     with db.begin() as connection:
         row = connection.execute(
-            "SELECT asset_id, completed_at FROM uploads WHERE id = %s AND tenant_id = %s AND removed_at IS NULL"
-            " FOR NO KEY UPDATE",
+            "SELECT asset_id, completed_at, removed_at FROM uploads WHERE id = %s AND tenant_id = %s FOR NO KEY UPDATE",
             (upload_id, tenant_id),
         ).fetchone()
         if row is None:
             raise NotFound("no such upload")
         if row[1] is None:
+            if row[2] is not None:
+                raise Gone("this upload was never completed and its bytes were removed")
             made = _insert(connection, asset)
             connection.execute(
                 "UPDATE uploads SET completed_at = clock_timestamp(), asset_id = %s WHERE id = %s", (made.id, upload_id)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 from uuid import UUID
-
-from psycopg.types.json import Jsonb
 
 from framewright.database import Database
 from framewright.rows import EventRow
@@ -38,10 +35,3 @@ def events_since(db: Database, tenant_id: str, at: datetime, *, limit: int = 100
             (tenant_id, at, limit),
         )
         return [EventRow(*row) for row in rows]
-
-
-def add_warning(db: Database, tenant_id: str, job_id: UUID, data: Mapping[str, Any]) -> int | None:
-    """Append a `warning` event and answer its seq; None when the job is unknown or has ended."""
-    with db.connect() as connection:
-        row = connection.execute("SELECT fw_warn(%s, %s, %s)", (tenant_id, job_id, Jsonb(dict(data)))).fetchone()
-    return row[0] if row else None

@@ -180,7 +180,8 @@ def blocked(code: str | None, queue: str, engine: str, until: datetime | None, o
         case "no_capability":
             return Blocked("no_capability", f"No worker in queue {queue} has engine {engine}.")
         case "workers_offline":
-            return Blocked("workers_offline", f"No worker with engine {engine} is online and taking work.")
+            sentence = f"No worker with engine {engine} is online and taking work; paused and draining ones take none."
+            return Blocked("workers_offline", sentence)
         case "retry_backoff":
             at = until.isoformat(timespec="seconds") if until else "once"
             return Blocked("retry_backoff", f"Retries at {at} after {outcome}.")

@@ -11,11 +11,11 @@ from framewright.errors import NotFound
 from framewright.rows import KeyRow, TicketRow
 
 
-def ensure_tenant(db: Database, tenant_id: str, name: str | None = None) -> None:
+def ensure_tenant(db: Database, tenant_id: str) -> None:
     """Make the tenant unless it is there."""
     with db.connect() as connection:
         connection.execute(
-            "INSERT INTO tenants (id, name) VALUES (%s, %s) ON CONFLICT DO NOTHING", (tenant_id, name or tenant_id)
+            "INSERT INTO tenants (id, name) VALUES (%s, %s) ON CONFLICT DO NOTHING", (tenant_id, tenant_id)
         )
 
 

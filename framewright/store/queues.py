@@ -24,10 +24,11 @@ def queues(db: Database) -> list[QueueRow]:
                    FROM steps WHERE state = 'ready' GROUP BY 1
                ), running AS (SELECT queue, count(*) AS n FROM steps WHERE state = 'running' GROUP BY 1
                ), serving AS (
-                   SELECT queue, count(*) AS n FROM workers, unnest(queues) AS queue
-                   WHERE alive_until > clock_timestamp() GROUP BY 1)
+                   SELECT queue, count(*) FILTER (WHERE takes) AS n, count(*) FILTER (WHERE NOT takes) AS paused
+                   FROM (SELECT unnest(queues) AS queue, control = 'run' AND state <> 'draining' AS takes
+                         FROM workers WHERE alive_until > clock_timestamp()) live GROUP BY 1)
                SELECT queue, coalesce(w.depth, 0), coalesce(w.scheduled, 0), coalesce(r.n, 0), w.oldest,
-                      coalesce(s.n, 0)
+                      coalesce(s.n, 0), coalesce(s.paused, 0)
                FROM waiting w FULL JOIN running r USING (queue) FULL JOIN serving s USING (queue) ORDER BY 1"""
         )
         return [QueueRow(*row) for row in rows]

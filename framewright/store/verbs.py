@@ -36,10 +36,10 @@ def renew(
     return str(_one(db, "SELECT fw_renew(%s, %s, %s, %s, %s, %s)", values)[0])
 
 
-def complete(db: Database, claim: Claim, artifacts: list[dict[str, Any]]) -> Row:
+def complete(db: Database, claim: Claim, artifacts: list[dict[str, Any]], *, checkpoints: bool) -> Row:
     """(ok, already or fenced; state of the job; queues; seq)."""
-    values = (claim.job_id, claim.step_id, claim.fence, Jsonb(artifacts))
-    return _one(db, "SELECT * FROM fw_complete(%s, %s, %s, %s)", values)
+    values = (claim.job_id, claim.step_id, claim.fence, Jsonb(artifacts), checkpoints)
+    return _one(db, "SELECT * FROM fw_complete(%s, %s, %s, %s, %s)", values)
 
 
 def release(db: Database, claim: Claim, outcome: str, *, message: str, field: str | None, policies: str) -> Row:

@@ -70,18 +70,21 @@ CREATE TABLE jobs (
     finished_at timestamptz,
     deleted_at timestamptz,
     pruned_at timestamptz,
+    sweep_at timestamptz,
     CONSTRAINT finished_iff_terminal
         CHECK ((finished_at IS NOT NULL) = (state IN ('succeeded', 'failed', 'canceled'))),
     CONSTRAINT result_iff_succeeded CHECK ((result_artifact IS NOT NULL) = (state = 'succeeded')),
     CONSTRAINT code_iff_failed CHECK ((error_code IS NOT NULL) = (state = 'failed')),
     CONSTRAINT canceled_was_asked CHECK (state <> 'canceled' OR cancel_requested_at IS NOT NULL),
-    CONSTRAINT deleted_has_ended CHECK (deleted_at IS NULL OR finished_at IS NOT NULL)
+    CONSTRAINT deleted_has_ended CHECK (deleted_at IS NULL OR finished_at IS NOT NULL),
+    CONSTRAINT swept_has_ended CHECK (sweep_at IS NULL OR finished_at IS NOT NULL)
 ) WITH (fillfactor = 85);
 CREATE INDEX jobs_list ON jobs (tenant_id, id);
 CREATE INDEX jobs_open ON jobs (tenant_id, id) WHERE finished_at IS NULL;
 CREATE INDEX jobs_unhappy ON jobs (tenant_id, id) WHERE state IN ('failed', 'canceled');
 CREATE INDEX jobs_deadline ON jobs (start_deadline) WHERE state = 'queued' AND start_deadline IS NOT NULL;
 CREATE INDEX jobs_prunable ON jobs (finished_at) WHERE finished_at IS NOT NULL AND pruned_at IS NULL;
+CREATE INDEX jobs_sweep ON jobs (sweep_at) WHERE sweep_at IS NOT NULL;
 CREATE INDEX jobs_metadata ON jobs USING gin (metadata jsonb_path_ops) WHERE metadata <> '{}';
 
 -- Renewals write lease_until, progress_until and progress: none of them may ever be indexed (they would not be HOT).
@@ -149,7 +152,8 @@ CREATE TABLE step_deps (
 );
 CREATE INDEX step_deps_needs ON step_deps (needs);
 
--- `n` counts attempts that were consumed; a yielded one goes on as the next `leg` of the same number.
+-- `n` counts attempts that were consumed; a yielded one goes on as the next `leg` of the same number. What is swept at
+-- `sweep_at`: all that it uploaded, or, when it succeeded, its checkpoints alone.
 CREATE TABLE attempts (
     fence uuid PRIMARY KEY,
     tenant_id text NOT NULL,
@@ -167,7 +171,6 @@ CREATE TABLE attempts (
     message text,
     sweep_at timestamptz,
     CONSTRAINT ended_iff_outcome CHECK ((ended_at IS NULL) = (outcome IS NULL)),
-    CONSTRAINT winner_is_not_swept CHECK (outcome IS DISTINCT FROM 'succeeded' OR sweep_at IS NULL),
     UNIQUE (job_id, step_id, n, leg)
 );
 CREATE INDEX attempts_sweep ON attempts (sweep_at) WHERE sweep_at IS NOT NULL;
@@ -259,7 +262,7 @@ CREATE TABLE uploads (
     completed_at timestamptz,
     removed_at timestamptz
 );
-CREATE INDEX uploads_expiry ON uploads (expires_at) WHERE completed_at IS NULL AND removed_at IS NULL;
+CREATE INDEX uploads_expiry ON uploads (expires_at) WHERE removed_at IS NULL;
 
 -- A null tenant serves all tenants.
 CREATE TABLE workers (

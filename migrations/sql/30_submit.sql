@@ -137,7 +137,7 @@ BEGIN
     INSERT INTO events (job_id, seq, tenant_id, type, data, at)
     VALUES (p_id, 1, v_tenant, 'queued', jsonb_strip_nulls(jsonb_build_object(
         'kind', p_order -> 'kind', 'model', p_order -> 'model', 'steps', cardinality(v_ids), 'run_at', v_run_at,
-        'retry_of', p_order -> 'retry_of')), v_now);
+        'retry_of', 'job_' || replace(p_order ->> 'retry_of', '-', ''))), v_now);
     PERFORM fw_count_open(v_tenant, 1);
     v_blocked := fw_blocked(v_steps #>> '{0,queue}', v_steps #>> '{0,engine}');
     RETURN QUERY SELECT 'made', p_id, v_now, fw_status('queued', v_run_at, v_blocked), v_blocked, v_ids;
@@ -145,21 +145,18 @@ END $$;
 
 -- Hides an asset that no open job reads; used says that one does, and no row that there is no such asset.
 -- Two statements: the second must see the job of a submit that the lock of the first had to wait for.
-CREATE FUNCTION fw_delete_asset(p_tenant text, p_asset uuid) RETURNS TABLE (used boolean, key text) LANGUAGE plpgsql AS $$
-#variable_conflict use_column
-DECLARE
-    v_key text;
+CREATE FUNCTION fw_delete_asset(p_tenant text, p_asset uuid) RETURNS TABLE (used boolean) LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT a.key INTO v_key FROM assets a
+    PERFORM 1 FROM assets a
     WHERE a.id = p_asset AND a.tenant_id = p_tenant AND a.deleted_at IS NULL FOR UPDATE;
     IF NOT FOUND THEN
         RETURN;
     END IF;
     IF EXISTS (SELECT 1 FROM jobs j
                WHERE j.tenant_id = p_tenant AND j.finished_at IS NULL AND p_asset = ANY (j.assets)) THEN
-        RETURN QUERY SELECT true, v_key;
+        RETURN QUERY SELECT true;
         RETURN;
     END IF;
     UPDATE assets a SET deleted_at = clock_timestamp(), expires_at = clock_timestamp() WHERE a.id = p_asset;
-    RETURN QUERY SELECT false, v_key;
+    RETURN QUERY SELECT false;
 END $$;

@@ -48,7 +48,8 @@ BEGIN
 END $$;
 
 -- ok | already | fenced. Artifacts, their assets, the step, what it readies, and the end of the job: all or nothing.
-CREATE FUNCTION fw_complete(p_job uuid, p_step bigint, p_fence uuid, p_artifacts jsonb)
+-- p_checkpoints: the attempt may have left some beside its files.
+CREATE FUNCTION fw_complete(p_job uuid, p_step bigint, p_fence uuid, p_artifacts jsonb, p_checkpoints boolean)
 RETURNS TABLE (answer text, job_state text, queues text[], seq bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
@@ -88,6 +89,9 @@ BEGIN
         lease_until = NULL, progress_until = NULL, checkpoint = NULL, finished_at = v_now
     WHERE id = p_step;
     PERFORM fw_end_attempt(p_fence, 'succeeded', NULL);
+    IF p_checkpoints THEN
+        UPDATE attempts SET sweep_at = v_now + interval '2 minutes' WHERE fence = p_fence;
+    END IF;
     WITH readied AS (
         UPDATE steps b SET state = 'ready', ready_at = v_now, next_doorbell = '-infinity'
         FROM step_deps d
@@ -258,7 +262,13 @@ BEGIN
     IF NOT FOUND THEN
         RETURN false;
     END IF;
-    UPDATE jobs SET deleted_at = clock_timestamp() WHERE id = p_job;
+    -- Locked as fw_delete_asset does: a submit that reads an output is waited for, and its job then keeps the object.
+    PERFORM 1 FROM assets WHERE job_id = p_job ORDER BY id FOR UPDATE;
+    -- With an object left, the one who removes the last of them has the rest swept.
+    UPDATE jobs SET deleted_at = clock_timestamp(), sweep_at = CASE
+        WHEN NOT EXISTS (SELECT 1 FROM assets a WHERE a.job_id = p_job AND a.purged_at IS NULL)
+            THEN clock_timestamp() + interval '2 minutes' ELSE sweep_at END
+    WHERE id = p_job;
     UPDATE assets SET deleted_at = clock_timestamp(), expires_at = clock_timestamp()
     WHERE job_id = p_job AND removed_at IS NULL;
     RETURN true;
@@ -294,12 +304,3 @@ BEGIN
     END IF;
     RETURN QUERY SELECT v_job.state;
 END $$;
-
--- An event that changes no state; null once the job has ended.
-CREATE FUNCTION fw_warn(p_tenant text, p_job uuid, p_data jsonb) RETURNS bigint LANGUAGE sql AS $$
-    WITH j AS (
-        UPDATE jobs SET event_seq = event_seq + 1
-        WHERE id = p_job AND tenant_id = p_tenant AND finished_at IS NULL RETURNING event_seq)
-    INSERT INTO events (job_id, seq, tenant_id, type, data)
-    SELECT p_job, j.event_seq, p_tenant, 'warning', p_data FROM j RETURNING seq
-$$;

@@ -21,7 +21,7 @@ from framewright.events import LiveEntry, wire
 from framewright.jobs import Claim, JobState
 from framewright.params import JobRequest
 from framewright.plan import AssetFacts, plan
-from framewright.rows import EventRow, JobRow, NewAsset
+from framewright.rows import EventRow, JobRow, NewAsset, OutputRow
 from framewright.settings import Settings
 from framewright.storage import Storage
 from workers.supervisor import Supervisor
@@ -131,6 +131,12 @@ class Desk:
             assert head is not None
             assert (head.size, head.sha256) == (output.size, output.sha256)
         return job
+
+    def fetched(self, output: OutputRow, place: Path) -> Path:
+        """A stored output as a file below `place`."""
+        path = place / f"{output.name}.fetched"
+        self.storage.get_file(output.key, path)
+        return path
 
     def live(self, job_id: UUID) -> list[LiveEntry]:
         """What was published of the job so far."""

@@ -72,6 +72,6 @@ def test_an_output_that_is_not_the_engines_own_file_is_not_uploaded(tmp_path, tr
     if trick == "link":
         path.symlink_to(secret)
     with pytest.raises(InvalidOutput) as refused:
-        transfer._inside(work, {"name": "video", "path": str(path)})
+        transfer.inside(work, {"name": "video", "path": str(path)})
     assert judge(refused.value).outcome is Outcome.INVALID_OUTPUT
     assert str(tmp_path) not in refused.value.detail

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from desk import TENANT, supervised
 from waiting import until
 
@@ -44,6 +47,37 @@ def test_a_runner_that_reaches_no_boundary_does_not_keep_a_worker_from_leaving(d
         leaving.drain()
         assert leaving.join(20)
         assert desk.outcomes(job_id) == ["yielded"]
+    lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
+
+
+def test_a_runner_that_dies_while_its_worker_leaves_costs_no_attempt(desk, quick):
+    with supervised(quick) as leaving:
+        job_id = desk.submit(steps=600, step_ms=100, stubborn=True)
+        desk.running(job_id)
+        leaving.drain()
+        os.kill(leaving.runner_pid, signal.SIGKILL)
+        assert leaving.join(20)
+        assert desk.outcomes(job_id) == ["yielded"]
+    lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
+
+
+def test_a_step_claimed_while_its_worker_is_told_to_leave_goes_back(desk, quick):
+    claims = (
+        "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        " AND query LIKE '%fw_claim%'"
+    )
+    with supervised(quick) as leaving:
+        desk.succeeded(desk.submit())
+        with desk.db.begin() as holding, desk.db.connect() as watching:
+            # The claim has to write there, so it cannot be answered before the order has been given.
+            holding.execute("LOCK TABLE attempts IN EXCLUSIVE MODE")
+            job_id = desk.submit(steps=600, step_ms=100)
+            until(lambda: watching.execute(claims).fetchone())
+            leaving.drain()
+        assert leaving.join(20)
+    # At a boundary: the runner has heard it too, before it began.
+    ends = [event.data for event in desk.events(job_id) if event.type == "attempt_ended"]
+    assert [(end["outcome"], end["message"]) for end in ends] == [("yielded", "the worker drains")]
     lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
 
 

@@ -54,6 +54,35 @@ def test_a_run_survives_a_database_that_goes_and_comes_back(own, own_servers):
         assert [attempt.n for attempt in job.attempts] == [1]
 
 
+def test_a_lease_is_kept_again_once_the_database_is_back(own, own_servers, caplog):
+    def lease_until():
+        with own.db.connect() as connection:
+            return connection.execute("SELECT lease_until FROM steps WHERE job_id = %s", (job_id,)).fetchone()[0]
+
+    with supervised(own.settings):
+        job_id = own.submit(hang_at=1)  # no checkpoint either, which would renew it too
+        until(lambda: own.job(job_id).state == "running")
+        own_servers.postgres.stop()
+        until(lambda: "lease not renewed" in caplog.text)
+        own_servers.postgres.start()
+        found = lease_until()
+        until(lambda: lease_until() > found)
+        lifecycle.cancel(own.db, TENANT, job_id, "seen enough")
+
+
+def test_a_worker_told_to_leave_goes_although_the_database_cannot_be_told(own, own_servers):
+    with supervised(own.settings.model_copy(update={"drain_grace_s": 1.0})) as leaving:
+        job_id = own.submit(steps=6000, step_ms=100)
+        own.running(job_id)
+        own_servers.postgres.stop()
+        try:
+            leaving.drain()
+            assert leaving.join(30)
+        finally:
+            own_servers.postgres.start()
+    lifecycle.cancel(own.db, TENANT, job_id, "seen enough")
+
+
 def test_a_commit_waits_for_a_database_that_hangs(own, own_servers):
     with supervised(own.settings):
         job_id = own.submit(steps=5, step_ms=100)

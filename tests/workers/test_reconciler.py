@@ -12,7 +12,7 @@ import redis
 from desk import TENANT, supervised
 from waiting import until
 
-from framewright import lifecycle, store
+from framewright import ids, lifecycle, store
 from framewright.dispatch import celery_app
 from framewright.errors import BrokerUnavailable
 from framewright.jobs import Artifact, Outcome
@@ -130,12 +130,13 @@ def test_a_reaper_that_has_just_begun_or_just_lost_sight_takes_nothing(desk, qui
     young.close()
 
 
-def test_a_step_that_stands_still_is_taken_away_even_if_its_worker_renews(desk, reconciler):
+def test_a_step_that_stands_still_is_taken_away_even_if_its_worker_renews(desk, reconciler, caplog):
     job_id = desk.submit()
     lease = claimed(desk)
     sql(desk, "UPDATE steps SET progress_until = clock_timestamp() WHERE id = %s", lease.step_id)
     until(lambda: reconciler.reap() == 1, 30)
     assert desk.outcomes(job_id) == ["stalled"]
+    assert f"{ids.public(ids.JOB, job_id)} step {lease.step_id}: stalled, retry" in caplog.text
 
 
 def test_a_job_that_was_not_started_in_time_fails(desk, reconciler):

@@ -17,8 +17,8 @@ import pytest
 from desk import TENANT
 from waiting import until
 
-from framewright import lifecycle, store
-from framewright.dispatch import Ringer
+from framewright import ids, lifecycle, store
+from framewright.doorbells import Ringer
 from framewright.jobs import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -149,6 +149,18 @@ def test_a_second_sigterm_does_not_wait_for_a_stubborn_runner(desk, begin):
     assert worker.wait(30) == 0
     assert desk.outcomes(job_id) == ["yielded"]
     lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
+
+
+def test_the_log_names_a_job_as_its_owner_does(desk, begin):
+    worker = begin("workers.start")
+    job_id = desk.submit(raise_at=2)
+    desk.succeeded(job_id)
+    name = ids.public(ids.JOB, job_id)
+    until(lambda: f"{name} step main: commit answered ok" in worker.log.read_text())
+    lines = worker.log.read_text().splitlines()
+    for said in ("attempt 1", "attempt 2", "ended: ", "app_error (retry): "):
+        assert any(f"{name} step main: {said}" in line for line in lines), said
+    assert not [line for line in lines if str(job_id) in line]
 
 
 def test_a_runner_is_given_no_secret_and_a_session_of_its_own(desk, begin, environment):

@@ -7,6 +7,7 @@ import signal
 
 import psutil
 import pytest
+import redis
 from desk import TENANT
 from waiting import until
 
@@ -63,11 +64,25 @@ def test_each_way_to_fail_is_charged_as_what_it_is_and_tried_again(desk, worker,
     assert desk.outcomes(job_id) == [outcome]
 
 
+def test_whoever_gives_a_step_back_rings_for_it(desk, worker, quick):
+    bell = f"{quick.redis_prefix}cpu"
+    with redis.Redis.from_url(quick.redis_url.get_secret_value()) as broker:
+        broker.delete(bell)
+        job_id = desk.submit(steps=20, step_ms=100)
+        desk.running(job_id)
+        os.kill(worker.runner_pid, signal.SIGKILL)
+        until(lambda: broker.llen(bell))
+        desk.succeeded(job_id)
+
+
 def test_a_step_that_needs_too_much_memory_says_so_and_waits(desk, worker):
+    runner = until(lambda: worker.runner_pid)
     job_id = desk.submit(oom_at=1)
     ended = until(lambda: [event for event in desk.events(job_id) if event.type == "attempt_ended"])
     assert (ended[0].data["outcome"], ended[0].data["final"]) == ("host_oom", False)
     assert ended[0].data["retry_in_s"] > 0
+    # Whatever it still holds of the memory goes with it.
+    until(lambda: not psutil.pid_exists(runner))
     lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
 
 

@@ -92,3 +92,11 @@ def test_being_told_twice_ends_patience_at_once():
     halt.ask(Why.YIELD_NOW)
     assert halt.over
     assert halt.yielding
+
+
+def test_signing_comes_between_checking_and_uploading() -> None:
+    shown: list[float] = []
+    track = Track(lambda progress: shown.append(progress.fraction))
+    for phase in (Phase.CHECKING, Phase.SIGNING, Phase.UPLOADING):
+        track.report(Progress(fraction=1.0, phase=phase))
+    assert shown == [0.97, 0.97, 0.99]

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -93,7 +94,16 @@ class _Script:
                 picture = _picture(stamp_of(self._run, step), parse_size(self._params["size"]))
                 self._run.preview(*_packed(picture))
             if step < self._steps:
-                self._run.checkpoint({"step": step}, [])
+                self._run.checkpoint({"step": step}, self._latent(step))
+
+    def _latent(self, step: int) -> list[Path]:
+        """What a checkpoint carries: nothing, or a file of the size that was asked for."""
+        kilobytes = int(self._params.get("checkpoint_kb") or 0)
+        if not kilobytes:
+            return []
+        path = self._run.workdir / "latent.bin"
+        path.write_bytes(step.to_bytes(2) * 512 * kilobytes)
+        return [path]
 
     def _pass(self, seconds: float) -> None:
         until = time.monotonic() + seconds

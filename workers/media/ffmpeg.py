@@ -90,7 +90,7 @@ class Ffmpeg:
         stall_s: float = STALL_S,
         finish_s: float = FINISH_S,
     ) -> None:
-        self._workdir, self._stop, self._stall_s, self._finish_s = workdir, stop, stall_s, finish_s
+        self._stop, self._stall_s, self._finish_s = stop, stall_s, finish_s
         argv = [str(binary), "-hide_banner", "-nostats", "-loglevel", "error", "-y", *args]
         try:
             self._process = subprocess.Popen(
