@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
@@ -13,6 +16,7 @@ from hand import Hand
 from service import animate, png, upload
 from waiting import until
 
+from framewright import store
 from framewright.database import Database
 from framewright.settings import Settings
 from framewright.storage import Storage
@@ -67,6 +71,7 @@ def test_ranges_through_the_api(  # noqa: PLR0917 - a table
     assert answer.content == BODY[start:end]
     assert answer.headers["content-length"] == str(len(answer.content))
     assert answer.headers["content-disposition"].startswith("attachment")
+    assert answer.headers["x-content-type-options"] == "nosniff", "a browser shows nothing of it on our own address"
     if status == 206:
         first = start % len(BODY)
         assert answer.headers["content-range"] == f"bytes {first}-{first + len(answer.content) - 1}/{len(BODY)}"
@@ -142,6 +147,28 @@ def test_a_direct_upload_becomes_an_asset(client: httpx.Client) -> None:
     assert client.get(done.json()["links"]["content"], params={"proxy": 1}).content == body
 
 
+def test_a_link_to_upload_lives_exactly_as_long_as_it_says(client: httpx.Client, settings: Settings) -> None:
+    started = announce(client, png(24, 28))
+    query = parse_qs(urlsplit(started["url"]).query)
+    life = timedelta(seconds=int(query["X-Amz-Expires"][0]))
+    ends = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%S%z") + life
+    assert life.total_seconds() == settings.presign_s <= 900
+    # Two clocks, the database's and the API's, and S3 counts whole seconds.
+    assert abs(datetime.fromisoformat(started["expires_at"]) - ends) < life / 10
+
+
+def test_completing_after_the_link_is_over_says_how_to_get_another(client: httpx.Client, db: Database) -> None:
+    sent, missing = announce(client, png(24, 29)), announce(client, png(24, 30))
+    assert httpx.put(sent["url"], content=png(24, 29), headers={"Content-Type": "image/png"}).is_success
+    with db.connect() as connection:
+        connection.execute("UPDATE uploads SET expires_at = clock_timestamp() WHERE completed_at IS NULL")
+    late = client.post(missing["links"]["complete"])
+    assert (late.status_code, late.json()["code"]) == (410, "gone")
+    assert "POST /api/v1/uploads" in late.json()["detail"]
+    # What was sent in time is not lost: a large file may take longer than its link.
+    assert client.post(sent["links"]["complete"]).status_code == 201
+
+
 def test_bytes_sent_after_complete_change_nothing(client: httpx.Client) -> None:
     body = png(24, 27)
     started = announce(client, body)
@@ -151,6 +178,22 @@ def test_bytes_sent_after_complete_change_nothing(client: httpx.Client) -> None:
     assert httpx.put(started["url"], content=body[:-1] + b"?", headers=headers).is_success
     assert client.get(done["links"]["content"], params={"proxy": 1}).content == body
     assert client.post(started["links"]["complete"]).json() == done
+
+
+def test_completing_again_answers_the_same_after_the_uploads_own_key_was_swept(
+    client: httpx.Client, db: Database
+) -> None:
+    body = png(24, 31)
+    started = announce(client, body)
+    assert httpx.put(started["url"], content=body, headers={"Content-Type": "image/png"}).is_success
+    done = client.post(started["links"]["complete"]).json()
+    id_ = uuid.UUID(started["id"].removeprefix("upload_"))
+    with db.connect() as connection:
+        connection.execute("UPDATE uploads SET expires_at = clock_timestamp() - interval '1 day' WHERE id = %s", (id_,))
+    assert id_ in {upload.id for upload in store.dead_uploads(db)}
+    store.mark_uploads_removed(db, [id_])
+    again = client.post(started["links"]["complete"])
+    assert (again.status_code, again.json()) == (201, done)
 
 
 def test_a_finished_direct_upload_leaves_nothing_under_its_own_key(

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shlex
+import shutil
 import socket
+import subprocess
 import sys
 import threading
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -28,6 +32,8 @@ def refused(answer: httpx.Response, status: int, *pointers: str, code: str | Non
     assert answer.headers["content-type"] == "application/problem+json"
     assert len(answer.content) <= 8192
     assert SECRET not in answer.text
+    assert "Input should" not in answer.text
+    assert "Extra inputs" not in answer.text
     problem: dict[str, Any] = answer.json()
     assert problem["status"] == status
     assert problem["request_id"] == answer.headers["x-request-id"]
@@ -158,6 +164,27 @@ def test_only_plain_json_is_read_as_json(client: httpx.Client, headers: dict[str
     refused(client.post("/api/v1/jobs", content=b"{}", headers=headers), 415, code="unsupported_media")
 
 
+@pytest.mark.parametrize(
+    ("method", "path"), [("PUT", "/api/v1/assets"), ("POST", "/api/v1/assets"), ("POST", "/api/v1/uploads")]
+)
+def test_a_form_is_told_how_to_send_a_file(client: httpx.Client, method: str, path: str) -> None:
+    answer = client.request(method, path, files={"file": ("a.png", png(8, 8), "image/png")})
+    told = refused(answer, 415, code="unsupported_media")["detail"]
+    shown = shlex.split(told[told.index("curl ") :])
+    assert shown[:3] == ["curl", "-X", "PUT"]
+    assert {"--data-binary", "Content-Type: image/png"} < set(shown)
+    assert ("application/json" in told) == path.endswith("uploads")
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="no curl on this machine")
+def test_the_command_that_is_told_uploads_a_file(client: httpx.Client, tmp_path: Path) -> None:
+    told = client.post("/api/v1/assets", content=b"x", headers={"Content-Type": "image/png"}).json()["detail"]
+    (tmp_path / "photo.png").write_bytes(png(9, 9))
+    command = told[told.index("curl ") :].replace("KEY", ADMIN_KEY).replace("URL", str(client.base_url).rstrip("/"))
+    done = subprocess.run(shlex.split(command), cwd=tmp_path, capture_output=True, check=True)
+    assert json.loads(done.stdout)["width"] == 9
+
+
 def test_zero_images_and_mixed_sizes_are_refused_where_they_stand(client: httpx.Client) -> None:
     small, large = upload(client, png(32, 32)), upload(client, png(64, 64))
     nothing = client.post("/api/v1/jobs", json={"kind": "encode", "input": {"images": []}})
@@ -228,6 +255,13 @@ def test_nul_in_a_path_or_a_query_is_refused(client: httpx.Client) -> None:
     refused(client.get("/api/v1/workers/a%00b"), 400)
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+@pytest.mark.parametrize("path", ["/api/v1/nothing", "/api/v1/jobs", "/api/video/nothing", "/api/v1/openapi.json/x"])
+def test_without_a_key_a_path_answers_the_same_whether_it_is_there_or_not(api: Api, method: str, path: str) -> None:
+    answer = httpx.request(method, f"{api.url}{path}")
+    assert (answer.status_code, answer.headers["www-authenticate"]) == (401, 'Bearer realm="framewright"')
+
+
 def test_unknown_paths_and_methods_are_problems_too(client: httpx.Client) -> None:
     refused(client.get(f"/api/v1/{SECRET}"), 404, code="not_found")
     wrong = client.put("/api/v1/jobs", json={})
@@ -264,6 +298,15 @@ def test_nothing_is_read_of_one_who_shows_no_key(api: Api, authorization: str) -
     with socket.create_connection((url.host, url.port), timeout=20) as opened:
         opened.sendall(f"{head}\r\n".encode())
         assert opened.recv(4096).startswith(b"HTTP/1.1 401 ")
+
+
+def test_a_client_that_asks_before_it_sends_too_much_is_told_so_and_sends_nothing(api: Api) -> None:
+    url = httpx.URL(api.url)
+    head = "POST /api/v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 50000000\r\n"
+    head += f"Expect: 100-continue\r\nAuthorization: Bearer {ADMIN_KEY}\r\n"
+    with socket.create_connection((url.host, url.port), timeout=20) as opened:
+        opened.sendall(f"{head}\r\n".encode())
+        assert opened.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
 def through_the_gate(chunks: list[bytes], *, whole: bool = True, body_s: float = 30) -> tuple[Any, list[Message]]:
@@ -343,6 +386,22 @@ def test_places_are_only_worked_out_once_something_is_wrong() -> None:
         assert "_walk" in called
     finally:
         sys.setprofile(None)
+
+
+@pytest.mark.parametrize("number", [2**63, -(2**63) - 1])
+def test_whole_numbers_are_those_of_64_bits(number: int) -> None:
+    inward = number - 1 if number > 0 else number + 1
+    assert strict.loads(b"[%d]" % inward) == [inward]
+    with pytest.raises(strict.InvalidParams) as found:
+        strict.loads(b"[%d]" % number)
+    assert [(wrong.pointer, wrong.code) for wrong in found.value.fields] == [("/0", "out_of_range")]
+
+
+@pytest.mark.parametrize("text", [b"NaN", b"Infinity", b"-Infinity", b"1e999", b"-1e999"])
+def test_a_number_that_is_none_is_refused_where_nothing_would_be_taken_too(text: bytes) -> None:
+    with pytest.raises(strict.InvalidParams) as found:
+        strict.loads(b'{"run_at":%s}' % text)
+    assert [(wrong.pointer, wrong.code) for wrong in found.value.fields] == [("/run_at", "not_finite")]
 
 
 @pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])

@@ -12,7 +12,9 @@ import pytest
 from hand import FILE, Hand
 from service import Api, animate, png, upload
 
-from framewright import ids
+from framewright import ids, store
+from framewright.database import Database
+from framewright.rows import Presence
 
 
 def submit(client: httpx.Client, picture: str, **changes: Any) -> dict[str, Any]:
@@ -77,6 +79,11 @@ def test_a_clip_leads_to_its_poster_and_to_a_rendition_that_every_browser_plays(
     assert client.get(clip["links"]["thumbnail"], params={"proxy": 1}).content == b"a picture"
     assert client.get(clip["links"]["playback"], params={"proxy": 1}).content == b"a rendition"
     assert {one["links"]["thumbnail"] for one in (still, rendition)} == {None}
+    for one, name in ((still, f"{job['id']}.poster.jpg"), (rendition, f"{job['id']}.playback.mp4")):
+        proxied = client.get(one["links"]["content"], params={"proxy": 1}).headers["content-disposition"]
+        signed = httpx.URL(client.get(one["links"]["content"]).headers["location"])
+        for told in (proxied, signed.params["response-content-disposition"]):
+            assert f'filename="{name}"' in told, "a double click opens it"
 
 
 @pytest.mark.parametrize(
@@ -251,6 +258,39 @@ def test_one_key_retries_one_job(client: httpx.Client, picture: str) -> None:
     assert (other_job.status_code, other_job.json()["code"]) == (422, "idempotency_key_reuse")
 
 
+@pytest.mark.parametrize("route", ["/api/v1/jobs", "/api/video/animate"])
+def test_a_key_whose_job_was_deleted_makes_no_second_one_and_says_how_to_go_on(
+    client: httpx.Client, other: httpx.Client, picture: str, route: str
+) -> None:
+    headers = {"Idempotency-Key": "deleted job"}
+    body = animate(picture) if route.endswith("jobs") else {"image": picture}
+    job = client.post(route, json=body, headers=headers).json()
+    link = f"/api/v1/jobs/{job.get('id', job.get('job_id'))}"
+    assert client.delete(link).status_code == 204
+    before = len(listed(client))
+    again = client.post(route, json=body, headers=headers)
+    assert (again.status_code, again.json()["code"], again.json()["retryable"]) == (410, "gone", False)
+    assert "new key" in again.json()["detail"]
+    assert len(listed(client)) == before
+    # Another tenant hears nothing of the key.
+    assert client.post(route, json=body, headers={"Idempotency-Key": "deleted job, made again"}).status_code == 201
+    assert other.post(route, json=body, headers=headers).status_code == 404
+
+
+def test_a_retry_is_replayed_also_after_the_old_job_was_deleted(client: httpx.Client, picture: str) -> None:
+    old = submit(client, picture)
+    client.post(old["links"]["cancel"])
+    headers = {"Idempotency-Key": "retry, then delete"}
+    made = client.post(old["links"]["retry"], headers=headers).json()
+    assert client.delete(old["links"]["self"]).status_code == 204
+    again = client.post(old["links"]["retry"], headers=headers)
+    assert (again.status_code, again.json()["id"], again.headers["idempotent-replayed"]) == (201, made["id"], "true")
+    assert client.post(old["links"]["retry"]).status_code == 404
+    assert client.delete(made["links"]["self"]).status_code == 204
+    answer = client.post(old["links"]["retry"], headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (410, "gone")
+
+
 def test_two_tenants_may_use_the_same_key(client: httpx.Client, other: httpx.Client, picture: str) -> None:
     headers = {"Idempotency-Key": "shared"}
     own = client.post("/api/v1/jobs", json=animate(picture), headers=headers).json()
@@ -315,6 +355,34 @@ def test_an_estimate_submits_nothing(client: httpx.Client, picture: str) -> None
     assert answer["seconds_p50"] > 0
     assert (answer["runnable_now"], answer["steps"][0]["queue"]) == (False, "cpu")
     assert len(listed(client, limit=100)) == before
+
+
+def test_a_paused_worker_is_shown_and_counts_for_nothing_until_it_is_resumed(
+    client: httpx.Client, db: Database, picture: str
+) -> None:
+    about: dict[str, Any] = {"host": "here", "pid": 1, "version": "0", "kinds": ("animate",), "ttl_s": 60.0}
+    here = Presence("pausing", queues=("cpu",), engines=("camera-move",), state="idle", **about)
+    assert store.upsert_worker(db, here) == "run"
+    job = submit(client, picture)
+
+    def seen() -> tuple[tuple[int, int], bool, bool, str, str]:
+        queues = {queue["name"]: queue for queue in client.get("/api/v1/queues").json()["data"]}
+        estimate = client.post("/api/v1/estimate", json=animate(picture)).json()
+        explained = client.get(job["links"]["explain"]).json()
+        (verdict,) = explained["steps"][0]["workers"]
+        model = client.get("/api/v1/models/camera-move").json()
+        workers = (queues["cpu"]["workers"], queues["cpu"]["paused"])
+        return workers, estimate["runnable_now"], model["runnable_now"], explained["status"], verdict["why"]
+
+    try:
+        assert client.post("/api/v1/workers/pausing/pause").json()["status"] == "pause"
+        assert seen() == ((0, 1), False, False, "waiting", "was told to pause")
+        assert "paused" in client.get(job["links"]["self"]).json()["blocked_reason"]
+        assert client.post("/api/v1/workers/pausing/resume").json()["status"] == "idle"
+        assert seen() == ((1, 0), True, True, "queued", "free")
+    finally:
+        store.forget_worker(db, "pausing")
+        client.delete(job["links"]["self"])
 
 
 def test_models_carry_all_that_a_page_needs(client: httpx.Client) -> None:

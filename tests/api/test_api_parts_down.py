@@ -118,6 +118,39 @@ def test_asking_whether_we_are_ready_takes_no_thread_from_others_while_s3_is_fro
     until(lambda: components(patient)["storage"] == "ok", 60)
 
 
+def test_downloads_that_a_frozen_s3_holds_up_keep_nobody_else_waiting(
+    own_servers: Servers, own_api: Api, patient: httpx.Client
+) -> None:
+    picture, other = upload(patient, png(32, 32)), upload(patient, png(34, 34))
+    content = f"{own_api.url}/api/v1/assets/{picture}/content"
+
+    def download() -> int:
+        # S3 is waited for longer than this.
+        with own_api.client() as client:
+            return client.get(content, params={"proxy": 1}, timeout=120).status_code
+
+    assert own_servers.s3 is not None
+    own_servers.s3.pause()
+    try:
+        with ThreadPoolExecutor(50) as pool:
+            downloads = [pool.submit(download) for _ in range(50)]
+            # Those that no thread was free for are told to come back, so all of the others hold one by then.
+            refused = until(lambda: [one for one in downloads if one.done()])
+            assert {one.result() for one in refused} == {503}
+            assert patient.get("/api/v1/jobs").status_code == 200
+            made = patient.post("/api/v1/jobs", json=animate(picture))
+            assert made.status_code == 201
+            assert patient.get(made.json()["links"]["self"]).status_code == 200
+            assert patient.delete(f"/api/v1/assets/{other}").status_code == 204
+            assert patient.get(content).status_code == 302
+            assert not all(one.done() for one in downloads)
+            own_servers.s3.resume()
+            assert {one.result() for one in downloads} == {200, 503}
+        assert download() == 200
+    finally:
+        own_servers.s3.resume()
+
+
 def test_over_the_cap_jobs_are_refused_until_there_is_room(own_api: Api, patient: httpx.Client) -> None:
     picture = upload(patient, png(32, 32))
     jobs = [patient.post("/api/v1/jobs", json=animate(picture)) for _ in range(6)]

@@ -11,7 +11,10 @@ import socket
 import subprocess
 import sys
 import threading
+import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import psutil
@@ -19,12 +22,14 @@ import pytest
 from service import ADMIN_KEY, Api, animate, serve
 from waiting import until
 
+from api import parts
 from api.app import create_app
+from api.metrics import Metrics
 from api.serve import MAX_HEAD
 from framewright.embedded.datadir import python_environment
 from framewright.settings import Settings
 
-HEAVY = ("torch", "diffusers", "workers", "PIL", "av", "numpy", "boto3", "alembic", "sqlalchemy")
+HEAVY = ("torch", "diffusers", "workers", "PIL", "av", "numpy", "boto3", "alembic", "sqlalchemy", "celery")
 
 
 def test_importing_the_application_needs_no_environment_and_loads_nothing_heavy() -> None:
@@ -143,6 +148,35 @@ def test_no_thread_of_ours_outlives_the_application(settings: Settings) -> None:
     assert not watching()
 
 
+def test_the_bucket_is_there_before_anybody_is_told_to_come(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings(s3_bucket=f"new-{uuid.uuid4().hex[:12]}")
+
+    class Noting(threading.Event):
+        """Notes what there is when it is set."""
+
+        bucket_is_there = False
+
+        def set(self) -> None:
+            made.storage.ping()
+            self.bucket_is_there = True
+            super().set()
+
+    prepared = Noting()
+    made = replace(parts.build(settings, Metrics()), prepared=prepared)
+    made.prepare()
+    asyncio.run(made.close())
+    assert prepared.bucket_is_there
+
+
+def test_an_s3_that_hangs_at_the_start_keeps_nobody_out(make_settings: Callable[..., Settings]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        made = parts.build(make_settings(s3_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}"), Metrics())
+        threading.Thread(target=made.prepare, daemon=True).start()
+        # Its client gives up after twice as long as is waited for here.
+        assert made.prepared.wait(20)
+        asyncio.run(made.close())
+
+
 def connect(api: Api) -> socket.socket:
     url = httpx.URL(api.url)
     assert url.port
@@ -157,8 +191,12 @@ def connect(api: Api) -> socket.socket:
         b"\r\n",
     ],
 )
-def test_headers_without_an_end_are_cut_off(api: Api, client: httpx.Client, start: bytes) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_headers_without_an_end_are_cut_off(api: Api, client: httpx.Client, start: bytes, kept: bool) -> None:
     with connect(api) as endless:
+        if kept:
+            endless.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert healthy(endless)
         endless.sendall(start + b"a" * (MAX_HEAD - len(start)) if start.strip() else start * (MAX_HEAD // 2))
         endless.sendall(b"a")
         assert endless.recv(1024).startswith(b"HTTP/1.1 431 ")
@@ -167,14 +205,17 @@ def test_headers_without_an_end_are_cut_off(api: Api, client: httpx.Client, star
 
 
 def test_trailers_without_an_end_are_cut_off(api: Api) -> None:
+    """Without a word: the answer of one whose body only took too long to come would say so."""
     start = b"POST /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nEndless: "
+    answer = b""
     with connect(api) as endless:
         try:
             endless.sendall(start + b"a" * 2 * MAX_HEAD)
-            while endless.recv(1024):
-                pass
+            while piece := endless.recv(1024):
+                answer += piece
         except (ConnectionResetError, BrokenPipeError):
             pass
+    assert answer == b""
 
 
 def test_a_body_larger_than_headers_may_be_is_no_header(client: httpx.Client, picture: str) -> None:

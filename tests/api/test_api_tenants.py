@@ -11,9 +11,11 @@ import httpx
 import pytest
 from hand import Hand
 from service import Api, animate, png, upload
+from waiting import until
 
 from api.main import app
 from framewright import ids, keys
+from framewright.database import Database
 
 OPERATIONS = [
     (path, method, operation)
@@ -88,6 +90,23 @@ def test_lists_and_cursors_show_nothing_of_the_other(other: httpx.Client, mine: 
             unknown = other.get(f"/api/v1/{path}", params={place: cursor[:-4] + "0000"}, headers={"X-Request-Id": "s"})
             assert answer.status_code == 400
             assert answer.content == unknown.content
+
+
+@pytest.mark.parametrize("ended", ["revoked", "expired"])
+def test_a_key_that_has_just_worked_opens_nothing_once_it_has_ended(
+    client: httpx.Client, db: Database, ended: str
+) -> None:
+    made = client.post("/api/v1/api-keys", json={"name": "short", "expires_at": "2100-01-01T00:00:00Z"}).json()
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    assert client.get("/api/v1/jobs", headers=headers).status_code == 200
+    if ended == "revoked":
+        assert client.delete(f"/api/v1/api-keys/{made['id']}").status_code == 204
+    else:
+        with db.connect() as connection:
+            connection.execute("UPDATE api_keys SET expires_at = clock_timestamp() WHERE id = %s", (made["id"],))
+        # Told by a database that others write to, it is refused a second later.
+        until(lambda: client.get("/api/v1/jobs", headers=headers).status_code == 401)
+    assert client.get("/api/v1/jobs", headers=headers).json()["code"] == "unauthenticated"
 
 
 def test_a_key_made_without_scopes_cannot_steer_the_fleet_that_all_share(client: httpx.Client) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import psycopg
+from PIL import Image
 from psycopg.rows import dict_row
 from waiting import until
 
@@ -40,6 +44,15 @@ class House:
 
     def post(self, body: Mapping[str, Any], *, key: str | None = None) -> httpx.Response:
         return self.http.post("/api/v1/jobs", json=body, headers={"Idempotency-Key": key} if key else {})
+
+    def noise(self, width: int, height: int) -> str:
+        """An uploaded picture that no codec makes small; returns its asset."""
+        pixels = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        answer = self.http.put("/api/v1/assets?filename=noise.png", content=file.getvalue())
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["id"])
 
     def job(self, job: str) -> dict[str, Any]:
         return dict(self.http.get(f"/api/v1/jobs/{job}").raise_for_status().json())
@@ -124,6 +137,22 @@ class House:
         assert {row["outcome"] for row in rows} <= {"succeeded"}
         return rows
 
+    @contextmanager
+    def held(self, job: str) -> Iterator[None]:
+        """Nobody can end the job, or begin an attempt of it, until the end of the block: its row is locked."""
+        url = self.system.servers.database_url
+        with psycopg.connect(url) as connection:
+            connection.execute("SELECT 1 FROM jobs WHERE id = %s FOR NO KEY UPDATE", (job.removeprefix("job_"),))
+            yield
+
+    def queueing(self) -> list[str]:
+        """The verbs that wait for a row, longest waiting first."""
+        rows = self.sql(
+            "SELECT substring(query FROM 'fw_([a-z]+)') AS verb FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND datname = current_database() ORDER BY query_start"
+        )
+        return [row["verb"] for row in rows]
+
     # --- processes
 
     def runner_of(self, worker: str) -> psutil.Process:
@@ -131,6 +160,13 @@ class House:
         parent = psutil.Process(self.system.services[worker].pid)
         return until(
             lambda: next((one for one in parent.children(recursive=True) if "workers.runner" in one.cmdline()), None)
+        )
+
+    def ffmpeg_of(self, worker: str) -> psutil.Process:
+        """The ffmpeg that a worker's runner has started, as soon as there is one."""
+        runner = self.runner_of(worker)
+        return until(
+            lambda: next((one for one in runner.children(recursive=True) if one.name().startswith("ffmpeg")), None)
         )
 
 

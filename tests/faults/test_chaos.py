@@ -1,4 +1,4 @@
-"""Three hundred jobs under random kills and stops: every one ends exactly once, every success is its own."""
+"""Three hundred jobs while everything is killed and stopped: each ends exactly once, every success is its own."""
 
 from __future__ import annotations
 
@@ -32,26 +32,23 @@ class Chaos:
         self._random = random.Random(seed)
         self.done: Counter[str] = Counter()
 
+    @property
+    def hurts(self) -> list[Callable[[threading.Event], None]]:
+        """All it can do; each comes as often as it is named before any comes again."""
+        workers = [self._runner, self._runner, self._worker, self._freeze, self._drain]
+        return [*workers, self._api, self._broker, self._flush, self._database, self._storage]
+
     def run(self, over: threading.Event) -> None:
         while not over.is_set():
-            hurt = self._random.choice(
-                [
-                    self._runner,
-                    self._runner,
-                    self._worker,
-                    self._freeze,
-                    self._drain,
-                    self._broker,
-                    self._flush,
-                    self._api,
-                ]
-            )
-            try:
-                hurt(over)
-                self.done[hurt.__name__.strip("_")] += 1
-            except (psutil.Error, ProcessLookupError, redis.RedisError):
-                pass  # it was already gone, by an earlier hurt
-            over.wait(self._random.uniform(0.5, 2.5))
+            for hurt in self._random.sample(self.hurts, len(self.hurts)):
+                if over.is_set():
+                    return
+                try:
+                    hurt(over)
+                    self.done[hurt.__name__] += 1
+                except (psutil.Error, ProcessLookupError, redis.RedisError):
+                    pass  # it was already gone, by an earlier hurt
+                over.wait(self._random.uniform(0.5, 2.5))
 
     def _a_worker(self) -> Any:
         services = self._house.system.services
@@ -85,6 +82,22 @@ class Chaos:
     def _flush(self, _over: threading.Event) -> None:
         with redis.Redis.from_url(self._house.system.servers.redis_url) as broker:
             broker.flushall()
+
+    def _database(self, over: threading.Event) -> None:
+        """A restart, which ends every session; after the first one a hang."""
+        postgres = self._house.system.servers.postgres
+        if not self.done["_database"]:
+            postgres.restart()
+            return
+        postgres.pause()
+        over.wait(self._random.uniform(1, 4))
+        postgres.resume()
+
+    def _storage(self, over: threading.Event) -> None:
+        s3 = self._house.system.servers.s3
+        s3.pause()
+        over.wait(self._random.uniform(1, 6))
+        s3.resume()
 
     def _api(self, _over: threading.Event) -> None:
         os.kill(self._house.system.services["api"].pid, signal.SIGKILL)
@@ -127,6 +140,7 @@ def test_three_hundred_jobs_under_chaos(build: Callable[..., House]) -> None:
             over.set()
         hurting.result(timeout=60)
     assert sum(chaos.done.values()) >= 20, chaos.done
+    assert set(chaos.done) == {hurt.__name__ for hurt in chaos.hurts}, "nothing was left out"
     assert len(set(jobs)) == JOBS
     until(lambda: house.sql("SELECT count(*) AS n FROM jobs WHERE finished_at IS NULL")[0]["n"] == 0, deadline_s=300)
     until(lambda: _answers(house))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -10,10 +9,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from house import House, scratch_of
-from PIL import Image
 from waiting import until
 
 
@@ -32,16 +29,6 @@ def small_disk(data_home: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(at)], check=True)
 
 
-def noise(house: House, width: int, height: int) -> str:
-    """A picture that no codec makes small; returns its asset."""
-    pixels = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    answer = house.http.put("/api/v1/assets?filename=noise.png", content=file.getvalue())
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
-
-
 @pytest.mark.parametrize(
     ("width", "height"),
     [pytest.param(640, 360, id="while rendering"), pytest.param(1280, 960, id="while downloading")],
@@ -52,7 +39,7 @@ def test_a_full_scratch_disk_ends_the_attempt_by_name_and_publishes_nothing(
     house = build(workers=0)
     house.system.spawn_worker(scratch_dir=small_disk)
     params = {"move": "zoom-in", "seconds": 20, "fps": 30, "quality": 100, "size": "640x360"}
-    picture = {"image": noise(house, width, height)}
+    picture = {"image": house.noise(width, height)}
     asked = house.post({"kind": "animate", "model": "camera-move", "input": picture, "params": params})
     job = str(asked.raise_for_status().json()["id"])
     until(lambda: house.outcomes(job)[:1] == ["transient_infra"], deadline_s=120)

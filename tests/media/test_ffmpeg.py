@@ -21,6 +21,9 @@ from workers.media.sandbox import Limits
 REAL = ffmpeg.resolve()
 RAW = ["-f", "rawvideo", "-pixel_format", "rgb24", "-video_size", "320x192", "-framerate", "24", "-i", "pipe:0"]
 FRAME = os.urandom(320 * 192 * 3)
+needs_bubblewrap = pytest.mark.skipif(
+    sandbox.bubblewrap(Path("/bin/sh")) is None, reason="no bubblewrap that works here"
+)
 
 
 def quiet() -> None:
@@ -225,7 +228,7 @@ def boxed(tmp_path: Path, command: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=30)
 
 
-@pytest.mark.skipif(sandbox.bubblewrap(Path("/bin/sh")) is None, reason="no bubblewrap that works here")
+@needs_bubblewrap
 def test_the_namespace_shows_it_nothing_but_its_own_directory(tmp_path):
     outside = tmp_path / "outside.txt"
     outside.write_text("private")
@@ -235,7 +238,19 @@ def test_the_namespace_shows_it_nothing_but_its_own_directory(tmp_path):
     assert boxed(inner, "echo made > here.txt").returncode == 0
     assert (inner / "here.txt").read_text() == "made\n"
     assert boxed(inner, "echo x > /usr/here.txt").returncode != 0
-    assert boxed(inner, "ls /sys/class/net /proc/1/root/home").returncode != 0
+    assert boxed(inner, "ls /proc/1/root/home").returncode != 0
+
+
+@needs_bubblewrap
+def test_the_namespace_shares_nothing_with_us_and_may_do_nothing(tmp_path):
+    def seen(command: str) -> str:
+        return boxed(tmp_path, command).stdout.strip()
+
+    for kind in ("net", "pid", "ipc", "uts", "mnt"):
+        assert seen(f"readlink /proc/self/ns/{kind}").startswith(f"{kind}:["), kind
+        assert seen(f"readlink /proc/self/ns/{kind}") != str(Path(f"/proc/self/ns/{kind}").readlink()), kind
+    assert seen("ls /etc") in {"alternatives", "ld.so.cache", "alternatives\nld.so.cache"}
+    assert set(seen("grep CapEff /proc/self/status").split()[-1]) == {"0"}
 
 
 def test_a_program_that_the_namespace_would_break_runs_without_it(tmp_path):

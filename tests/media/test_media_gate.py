@@ -131,8 +131,11 @@ def test_a_black_clip_is_refused_unless_its_source_was_black(tmp_path):
         checked(made, black=False)
 
 
-def test_a_clip_with_one_bright_frame_is_not_black(tmp_path):
-    made = clip.write(watched(tmp_path, {}).run, replace(SHAPE, frames=4), lambda: [*black(), *pictures(1)])[0]
+@pytest.mark.parametrize("at", [0, 3])
+def test_a_clip_with_one_bright_frame_is_not_black(tmp_path, at):
+    frames = black()
+    frames[at:at] = pictures(1)
+    made = clip.write(watched(tmp_path, {}).run, replace(SHAPE, frames=4), lambda: frames)[0]
     assert made.expect is not None
     assert made.expect.black is False
     assert checked(made)["frames"] == 4
@@ -155,6 +158,13 @@ def test_other_files_only_have_to_be_there(tmp_path):
         gate.check(poster, run)
     poster.path.write_bytes(b"jpeg")
     assert gate.check(poster, run) == {"width": 3}
+
+
+def test_another_kind_of_file_under_this_name_is_refused(good, tmp_path):
+    other = remade(good, tmp_path / "video.avi", "-c:v", "mjpeg")
+    assert checked(replace(good, path=remade(other, tmp_path / "back.mp4", "-c", "copy").path), codec=None)
+    with pytest.raises(InvalidOutput, match="does not decode"):
+        checked(other, codec=None)
 
 
 def test_text_is_no_video(good, tmp_path):
