@@ -60,10 +60,11 @@ constraints: ## Resolve the newest versions anew and write constraints.txt
 	@mv build/constraints.txt constraints.txt && rm -rf build/constraints
 	@echo "constraints.txt: $$(grep -c == constraints.txt) versions; now run make test"
 
-clean: ## Remove .venv, caches and the demo's data
+clean: ## Remove .venv, caches and the demo's data; keeps your videos and the data of make up
 	@rm -rf "$(VENV)" build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache "$(DATA)/demo"
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@if [ -e "$(DATA)/up" ]; then echo "kept $(DATA)/up, the data of make up"; fi
+	@for video in *.camera-move*.mp4; do if [ -e "$$video" ]; then echo "kept $$video, a video that you made"; fi; done
 
 # The stamps say what is installed, so that the next command starts at once. The second builds on the first, which keeps
 # two pips from writing to one environment under `make -j`.

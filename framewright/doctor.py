@@ -13,20 +13,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from framewright.database import Database, migration_state
 from framewright.embedded import DataDir, postgres, valkey
 from framewright.embedded.binaries import Program
 from framewright.errors import FramewrightError
+from framewright.provenance.trial import tried
+from framewright.redis_options import redis_options
 from framewright.settings import Settings, settings
 
 GB = 1_000_000_000
 LEAST_FREE, ENOUGH_FREE = GB // 2, 5 * GB
 SKEW_S = 2.0
+ENDS_SOON_DAYS = 30
 INSTALL = "pip install 'framewright[embedded]'"
 
 # Asked in a process of its own: it is the worker's code that decides, and the room does not import a door.
@@ -63,6 +68,18 @@ class Finding:
         return {"name": self.name, "state": self.state, "detail": self.detail, "fix": self.fix}
 
 
+class Signing(BaseSettings):
+    """What decides who signs."""
+
+    model_config = SettingsConfigDict(env_prefix="FRAMEWRIGHT_", extra="ignore", frozen=True, hide_input_in_errors=True)
+
+    provenance: bool = True
+    c2pa_cert: Path | None = None
+    c2pa_key: Path | None = None
+    provenance_dir: Path | None = None
+    scratch_dir: Path | None = None
+
+
 class Configured(BaseSettings):
     """Which servers the environment names; the rest is embedded. Addresses are read, never shown."""
 
@@ -82,7 +99,9 @@ def examine(data: Path, port: int | None) -> Iterator[Finding]:
     """Every check of this machine, in the order in which a newcomer would stumble over them."""
     configured = Configured()
     yield python()
+    yield account(os.geteuid())
     yield from media()
+    yield signing()
     yield from embedded(data, configured)
     yield room("data directory", data)
     yield room("scratch space", configured.scratch_dir or Path(tempfile.gettempdir()))
@@ -99,6 +118,14 @@ def python() -> Finding:
             "python", State.MISSING, f"{version} is too old", "install Python 3.11 or newer, then make setup"
         )
     return Finding("python", State.OK, f"{version} at {sys.executable}")
+
+
+def account(uid: int) -> Finding:
+    """Who we are. Root is no fault: the servers then step down, and only we and the workers stay what we are."""
+    if uid == 0:
+        fix = "run it as an ordinary user; docs/operate.md says what root changes"
+        return Finding("account", State.WARNING, "root: works, an ordinary account is recommended", fix)
+    return Finding("account", State.OK, f"uid {uid}")
 
 
 def media() -> Iterator[Finding]:
@@ -135,6 +162,31 @@ def media() -> Iterator[Finding]:
         yield Finding("sandbox", State.OK, "resource limits")
 
 
+def signing() -> Finding:
+    """Whose certificate would sign outputs here; it has signed something to know. Makes none that is kept."""
+    try:
+        ours = Signing()
+        with tempfile.TemporaryDirectory(prefix="framewright-doctor-") as folder:
+            made = tried(ours.model_copy(update={"provenance_dir": Path(folder)}))
+    except ValidationError as error:
+        named = ", ".join(f"FRAMEWRIGHT_{str(one['loc'][0]).upper()}" for one in error.errors(include_input=False))
+        return Finding("provenance", State.MISSING, f"{named} cannot be read", "write on or off, and paths of files")
+    except FramewrightError as error:
+        fix = "mend what it names, or FRAMEWRIGHT_PROVENANCE=off"
+        return Finding("provenance", State.MISSING, error.detail, fix)
+    if made is None:
+        return Finding("provenance", State.OK, "off; outputs do not say how they were made")
+    if made.kind == "development":
+        detail = "outputs are signed with a development certificate, which nobody else knows"
+        return Finding(
+            "provenance", State.OK, f"{detail}; FRAMEWRIGHT_C2PA_CERT and FRAMEWRIGHT_C2PA_KEY name your own"
+        )
+    detail = f"outputs are signed with the operator's certificate {made.subject}, until {made.not_after:%Y-%m-%d}"
+    if (made.not_after - datetime.now(UTC)).days < ENDS_SOON_DAYS:
+        return Finding("provenance", State.WARNING, detail, "have it renewed, and restart the workers")
+    return Finding("provenance", State.OK, detail)
+
+
 def embedded(data: Path, configured: Configured) -> Iterator[Finding]:
     """The programs behind `framewright up`, for each server that the environment does not name."""
     if not configured.database_url:
@@ -155,7 +207,7 @@ def room(name: str, folder: Path) -> Finding:
         fix = f"sudo chown {os.geteuid()} '{there}', or choose another place"
         return Finding(name, State.MISSING, f"{there} is not writable", fix)
     free = shutil.disk_usage(there).free
-    detail = f"{folder}, {free / GB:.1f} GB free"
+    detail = f"{folder.absolute()}{'' if folder.exists() else ' (not made yet)'}, {free / GB:.1f} GB free"
     if free < LEAST_FREE:
         return Finding(name, State.MISSING, detail, f"free {LEAST_FREE / GB:.1f} GB or more on that disk")
     if free < ENOUGH_FREE:
@@ -227,7 +279,7 @@ def skew(name: str, ahead_s: float) -> Finding:
 def _redis(ours: Settings) -> str:
     import redis
 
-    client = redis.Redis.from_url(ours.redis_url.get_secret_value(), socket_timeout=3, socket_connect_timeout=3)
+    client = redis.Redis.from_url(ours.redis_url.get_secret_value(), **redis_options("doctor"))
     try:
         told = client.info("server")
     except redis.RedisError as error:

@@ -34,6 +34,11 @@ def public(prefix: str, value: UUID) -> str:
     return f"{prefix}_{value.hex}"
 
 
+def step_label(job: UUID, step: object) -> str:
+    """A step as every log line names it, `job_0190f7c2… step main`: who looks for a job finds all of its lines."""
+    return f"{public(JOB, job)} step {step}"
+
+
 def parse(prefix: str, text: str) -> UUID:
     """The UUID behind a public id; anything else is `NotFound`, the answer an unknown id gets."""
     head, _, digits = text.partition("_")

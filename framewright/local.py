@@ -26,7 +26,7 @@ from framewright.embedded.kept import Keeper, Kept
 from framewright.embedded.service import Service
 from framewright.errors import EmbeddedServerError, SettingsError
 from framewright.keys import generate
-from framewright.settings import Settings
+from framewright.settings import Settings, told
 from framewright.storage import Storage
 
 _PREFIX = "FRAMEWRIGHT_"
@@ -173,6 +173,7 @@ class System:
             "FRAMEWRIGHT_KEY_PEPPER": data.secret("key_pepper"),
             "FRAMEWRIGHT_BOOTSTRAP_KEY": data.secret("bootstrap_key", lambda: generate().text),
             "FRAMEWRIGHT_PUBLIC_URL": self.url,
+            "FRAMEWRIGHT_PROVENANCE_DIR": str(self.data_dir / "provenance"),
         }
 
     def _prepare_stores(self) -> None:
@@ -243,7 +244,7 @@ def _checked(environment: Mapping[str, str]) -> Settings:
     try:
         return Settings.model_validate({_field(name): value for name, value in environment.items()})
     except ValidationError as error:
-        wrong = (f"{_PREFIX}{str(one['loc'][0]).upper()}: {one['msg']}" for one in error.errors(include_input=False))
+        wrong = map(told, error.errors(include_input=False))
         raise SettingsError(f"cannot start, fix the environment: {'; '.join(wrong)}") from None
 
 

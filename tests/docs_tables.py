@@ -23,7 +23,7 @@ OUTCOMES = {
     Outcome.APP_ERROR: "the engine raised an error",
     Outcome.BAD_INPUT: "only decoding could tell that an input is unusable; `error.field` names it",
     Outcome.INVALID_OUTPUT: "the output gate refused the file (frames, size, rate, duration, black)",
-    Outcome.TIMEOUT: "the attempt took longer than its hard limit",
+    Outcome.TIMEOUT: "the attempt, downloads and uploads included, took longer than its hard limit",
     Outcome.STALLED: "the lease was renewed but the work did not advance for `FRAMEWRIGHT_STALL_S`",
     Outcome.WORKER_LOST: "the worker did not renew for `FRAMEWRIGHT_LEASE_S`",
     Outcome.RUNNER_LOST: "the runner child died",
@@ -44,6 +44,7 @@ PHASES = {
     Phase.UPSCALING: "frames become larger",
     Phase.ENCODING: "frames become a file",
     Phase.CHECKING: "the output gate decodes the file",
+    Phase.SIGNING: "outputs get a signed manifest of how they were made",
     Phase.UPLOADING: "outputs go to S3",
 }
 ADVICE: dict[type[FramewrightError], str] = {
@@ -56,7 +57,7 @@ ADVICE: dict[type[FramewrightError], str] = {
     errors.Unauthenticated: "Send a valid key as `Authorization: Bearer`.",
     errors.Forbidden: "Use a key with the scope that `detail` names.",
     errors.NotFound: "Check the id and whose key you use.",
-    errors.Gone: "Its retention has passed; run the job again.",
+    errors.Gone: "Run the job, or start the upload, again; for a deleted job with a new Idempotency-Key.",
     errors.Conflict: "Read the job and decide anew.",
     errors.IdempotencyKeyReuse: "Use a new key for a new request.",
     errors.RangeNotSatisfiable: "Ask for bytes within the size that the answer states.",
@@ -70,6 +71,7 @@ ADVICE: dict[type[FramewrightError], str] = {
     errors.EngineError: "Read `error.message`; it was retried already.",
     errors.BadInput: "Replace the input that `error.field` names.",
     errors.InvalidOutput: "Report it: an engine wrote a file that is not what it promised.",
+    errors.SigningFailed: "Read its sentence, it was retried already; see [provenance](operate.md#provenance).",
     errors.Canceled: "Nothing.",
     errors.Yielded: "Nothing.",
 }

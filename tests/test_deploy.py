@@ -168,6 +168,7 @@ def test_what_writes_files_has_a_scratch_volume_that_the_image_gives_to_its_user
     for name in ("api", "worker", "gpu-worker"):
         assert SERVICES[name]["volumes"] == ["scratch:/scratch"]
         assert settings_of(name)["FRAMEWRIGHT_SCRATCH_DIR"] == "/scratch"
+        assert settings_of(name)["FRAMEWRIGHT_PROVENANCE_DIR"] == "/scratch/provenance"
 
 
 def test_the_image_is_built_by_any_builder_and_runs_as_nobody_special() -> None:

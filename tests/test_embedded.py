@@ -66,8 +66,9 @@ def test_secrets_are_private_and_in_no_argument_and_no_environment(servers):
     data = servers.data
     secrets = [data.secret(name) for name in ("postgres_password", "valkey_password", "s3_secret_key")]
     assert len(set(secrets)) == 3
-    for name in ("secrets.json", "state.json", "lock"):
-        assert stat.S_IMODE((data.path / name).stat().st_mode) == 0o600
+    logs = [f"logs/{name}.log" for name in ("postgres", "valkey", "s3", "guard")]
+    for name in ("secrets.json", "state.json", "lock", *logs):
+        assert stat.S_IMODE((data.path / name).stat().st_mode) == 0o600, name
     assert stat.S_IMODE((data.path / "logs").stat().st_mode) == 0o700
     assert stat.S_IMODE(data.path.stat().st_mode) & 0o066 == 0
     for pid in servers.pids.values():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field, ValidationError
+from pydantic_core.core_schema import ErrorType
 
 from framewright.params import (
     MAX_PROBLEMS,
@@ -22,6 +23,7 @@ from framewright.params import (
     ui,
     validation_fields,
 )
+from framewright.wording import worded
 
 
 class Clip(Params):
@@ -122,6 +124,51 @@ def test_ten_thousand_wrong_fields_make_a_short_answer() -> None:
 
 def test_pointers_are_escaped_as_rfc_6901_says() -> None:
     assert pointer("params", "a/b~c", 0) == "/params/a~1b~0c/0"
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({}, "kind is required"),
+        ({"kind": 7}, "kind must be text"),
+        ({"kind": "animate", "prioritty": 1}, "there is no such field"),
+        ({"kind": "animate", "priority": "4"}, "priority must be a whole number"),
+        ({"kind": "animate", "priority": 4.5}, "priority must be a whole number"),
+        ({"kind": "animate", "priority": 101}, "priority must be at most 100"),
+        ({"kind": "animate", "priority": -101}, "priority must be at least -100"),
+        ({"kind": "animate", "timeout": "60"}, "timeout must be a number"),
+        ({"kind": "animate", "timeout": 86_401}, "timeout must be at most 86400"),
+        ({"kind": "animate", "timeout": float("nan")}, "timeout must be a finite number"),
+        ({"kind": "animate", "input": []}, "input must be an object"),
+        ({"kind": "animate", "params": []}, "params must be an object"),
+        ({"kind": "encode", "input": {"images": "asset_0"}}, "images must be a list"),
+        ({"kind": "encode", "input": {"images": ["asset_0", 3]}}, "images[1] must be text"),
+        ({"kind": "encode", "input": {"images": ["a"] * 10_001}}, "images must have at most 10000 entries"),
+        ({"kind": "animate", "input": {"image": ""}}, "image must have 1 or more characters"),
+        ({"kind": "animate", "metadata": {"a": "x" * 513}}, "a must have at most 512 characters"),
+        ({"kind": "animate", "metadata": {str(n): "x" for n in range(17)}}, "metadata must have at most 16 entries"),
+        ({"kind": "animate", "webhook": "ftp://x"}, "webhook must be an http:// or https:// URL"),
+        ({"kind": "pipeline", "steps": [{"name": "A", "kind": "animate"}]}, "name must be a small letter and then"),
+        ({"kind": "animate", "run_at": "tomorrow"}, "write the time as RFC 3339"),
+        (None, "the body must be an object"),
+    ],
+)
+def test_a_refusal_is_a_sentence_of_ours_with_the_field_and_what_it_takes(body: Any, sentence: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobRequest.model_validate(body)
+    (wrong,) = validation_fields(caught.value)
+    assert wrong.detail.startswith(sentence)
+
+
+def test_whatever_is_wrong_no_sentence_is_pydantics_own() -> None:
+    """All that pydantic can complain of, with the facts it could give or none."""
+    facts = {"ge": 1, "max_length": 2, "min_length": 1, "expected": "'a' or 'b'", "pattern": "x", "discriminator": "op"}
+    for kind in set(get_args(ErrorType)) - {"value_error", "assertion_error"}:
+        for given_facts in (facts, {}):
+            code, sentence = worded(["field"], kind, given_facts, "Input should be something")
+            assert code
+            assert sentence
+            assert "Input" not in sentence, (kind, sentence)
 
 
 @pytest.mark.parametrize(

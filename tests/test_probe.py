@@ -208,7 +208,7 @@ def test_the_child_inherits_nothing_secret(tmp_path, monkeypatch):
     from framewright import probe
 
     monkeypatch.setenv("FRAMEWRIGHT_S3_SECRET_KEY", "secret")
-    assert "secret" not in str(probe._environment())
+    assert "secret" not in str(probe.environment())
 
 
 def test_a_child_that_dies_is_an_unusable_file_not_a_crash(tmp_path, monkeypatch):

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from framewright.cli.exits import Exit, UsageError
 from framewright.cli.output import COLOURS, Out
-from framewright.cli.target import resolve
+from framewright.cli.target import latest, resolve, running
 from framewright.client import ApiError, Backoff, Client, Unreachable
 from framewright.doctor import Finding, State, examine, skew
 from framewright.embedded import default_data_dir
+from framewright.errors import Forbidden
+
+T = TypeVar("T")
 
 MARKS = {State.OK: "ok     ", State.WARNING: "warning", State.MISSING: "MISSING"}
 
@@ -35,7 +39,8 @@ def doctor(args: argparse.Namespace, out: Out) -> int:
 
 
 def _findings(args: argparse.Namespace) -> Iterator[Finding]:
-    yield from examine(args.data or default_data_dir(), args.port)
+    here = running(latest())
+    yield from examine(args.data or (here and here.data) or default_data_dir(), args.port)
     try:
         url, api_key = resolve(args)
     except UsageError:
@@ -66,23 +71,41 @@ def _service(client: Client, url: str) -> Iterator[Finding]:
 def _key(client: Client, url: str) -> Iterator[Finding]:
     """Whether the key is good, workers are there, and links lead back to where we asked."""
     try:
-        jobs = client.jobs.page({"limit": 1})
-        workers = client.workers.page()
+        jobs = _permitted(lambda: client.jobs.page({"limit": 1}))
+        workers = _permitted(client.workers.page)
     except ApiError as error:
         fix = "set FRAMEWRIGHT_API_KEY; make a key with `framewright keys create NAME`"
         yield Finding("key", State.MISSING, error.detail, fix)
         return
-    yield Finding("key", State.OK, "accepted")
-    if workers.data:
+    lacks = [scope for scope, page in (("jobs:read", jobs), ("ops:read", workers)) if page is None]
+    if lacks:
+        detail = f"accepted, but it lacks {' and '.join(lacks)}, so this check is shorter"
+        fix = "with an admin key: framewright keys create doctor --scope jobs:read --scope ops:read"
+        yield Finding("key", State.WARNING, detail, fix)
+    else:
+        yield Finding("key", State.OK, "accepted")
+    if workers is None:
+        pass
+    elif workers.data:
         yield Finding("workers", State.OK, f"{len(workers.data)}")
     else:
         yield Finding(
             "workers", State.WARNING, "none; jobs will wait", "python -m workers.start on a machine with the hardware"
         )
-    for job in jobs:
+    for job in jobs or ():
         link = str(job.links.get("self", ""))
         if urlsplit(link).netloc != urlsplit(url).netloc:
             detail = f"links lead to {urlsplit(link).netloc}, not to {urlsplit(url).netloc}"
             yield Finding("public URL", State.WARNING, detail, f"set FRAMEWRIGHT_PUBLIC_URL={url} for the API")
         else:
             yield Finding("public URL", State.OK, url)
+
+
+def _permitted(look: Callable[[], T]) -> T | None:
+    """What the key may see; None when it lacks the scope."""
+    try:
+        return look()
+    except ApiError as error:
+        if error.code == Forbidden.code:
+            return None
+        raise

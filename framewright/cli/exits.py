@@ -29,6 +29,7 @@ class Exit(IntEnum):
     REFUSED = 4, "the service refused (4xx): unknown id, bad parameters, no permission, over a limit"
     CANCELED = 5, "the job was canceled"
     MACHINE = 6, "this machine lacks something: `up` and `demo` could not start, or `doctor` found a fault"
+    NOT_GENUINE = 7, "`verify`: the file is not signed, or is not what was signed"
     INTERRUPTED = 130, "Ctrl-C; a job that was watched goes on"
     PIPE_CLOSED = 141, "whoever read the output stopped reading"
 

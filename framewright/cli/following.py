@@ -41,8 +41,6 @@ class JobBar:
             self.moving = False
             if data.get("outcome") != "succeeded":
                 self.shown.note(_ended(data))
-        elif event.type == "warning":
-            self.shown.note(f"warning: {data.get('message', '')}")
         elif event.terminal:
             self.status, self.phase, self.step = event.type, None, None
             self.fraction = 1.0 if event.type == "succeeded" else self.fraction

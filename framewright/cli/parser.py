@@ -46,14 +46,19 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _command(commands: Commands, name: str, run: str, text: str, *, http: bool = True) -> argparse.ArgumentParser:
+_LOCAL = "the data directory of the local `up` to talk to"
+
+
+def _command(
+    commands: Commands, name: str, run: str, text: str, *, http: bool = True, data: str = _LOCAL
+) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
     command.set_defaults(run=run)
     command.add_argument("--json", action="store_true", help="print JSON and nothing else on stdout")
     if http:
         command.add_argument("--url", metavar="URL", help="the service (default: FRAMEWRIGHT_URL, or the local one)")
         command.add_argument("--api-key", metavar="KEY", help="the API key (default: FRAMEWRIGHT_API_KEY)")
-        command.add_argument("--data", type=Path, metavar="DIR", help="the data directory of the local `up` to talk to")
+        command.add_argument("--data", type=Path, metavar="DIR", help=data)
     return command
 
 
@@ -76,7 +81,13 @@ def _here(commands: Commands) -> None:
     demo.add_argument("--keep", action="store_true", help="leave the service running until Ctrl-C")
     demo.add_argument("-o", "--output", type=Path, metavar="FILE", help="the video (default: beside the picture)")
     _camera(demo)
-    doctor = _command(commands, "doctor", "checking:doctor", "say what is missing here and what fixes it")
+    doctor = _command(
+        commands,
+        "doctor",
+        "checking:doctor",
+        "say what is missing here and what fixes it",
+        data="the data directory to check and of the `up` to talk to (default: that of the `up` that runs, or would)",
+    )
     doctor.add_argument("--port", type=int, metavar="N", help="also see whether `up --port N` could have that port")
 
 
@@ -175,6 +186,12 @@ def _assets(commands: Commands) -> None:
     ls.add_argument("--limit", type=_count, default=20, metavar="N", help="at most so many (default: 20)")
     rm = _command(assets, "rm", "assets:rm", "delete assets")
     rm.add_argument("assets", nargs="+", metavar="ASSET", help="asset_...")
+    verify = _command(
+        commands, "verify", "verifying:verify", "what a file says of how it was made, and whether it holds"
+    )
+    verify.add_argument(
+        "file", metavar="FILE", help="an MP4, PNG, JPEG or WebP here, or the id of an asset (asset_...)"
+    )
 
 
 def _keys(commands: Commands) -> None:

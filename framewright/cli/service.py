@@ -32,7 +32,8 @@ def queues(args: argparse.Namespace, out: Out) -> int:
     if out.as_json:
         out.json(document)
     else:
-        out.table(("queue", "waiting", "scheduled", "running", "oldest", "workers"), map(_queue, document["data"]))
+        columns = ("queue", "waiting", "scheduled", "running", "oldest", "workers", "paused")
+        out.table(columns, map(_queue, document["data"]))
     return 0
 
 
@@ -65,6 +66,7 @@ def _queue(queue: Mapping[str, Any]) -> tuple[object, ...]:
         queue["running"],
         None if oldest is None else seconds_text(oldest),
         queue["workers"],
+        queue["paused"],
     )
 
 

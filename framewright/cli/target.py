@@ -39,6 +39,7 @@ class Running:
     api_key: str
     pid: int
     started: float
+    data: Path | None = None
 
 
 def latest() -> Path:
@@ -55,7 +56,8 @@ def announce(data: Path, url: str, api_key: str) -> list[Path]:
     One lies in the data directory, one in `latest()`, unless another service that runs is announced there.
     """
     me = psutil.Process()
-    text = json.dumps({"url": url, "api_key": api_key, "pid": me.pid, "started": me.create_time()})
+    told = {"url": url, "api_key": api_key, "pid": me.pid, "started": me.create_time(), "data": str(data.absolute())}
+    text = json.dumps(told)
     written = []
     for folder in dict.fromkeys((data, latest())):
         if folder == data or running(folder) is None:
@@ -123,7 +125,11 @@ def _read(path: Path) -> Running | None:
     try:
         state = json.loads(path.read_text())
         return Running(
-            url=str(state["url"]), api_key=str(state["api_key"]), pid=int(state["pid"]), started=float(state["started"])
+            url=str(state["url"]),
+            api_key=str(state["api_key"]),
+            pid=int(state["pid"]),
+            started=float(state["started"]),
+            data=Path(state["data"]) if state.get("data") else None,
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -60,6 +60,14 @@ class Client:
         """Memory, seconds and wait of a job that is not submitted."""
         return self.http.json("POST", "/estimate", body=dict(request), repeatable=True)
 
+    def verify_file(self, path: Path, *, progress: transfer.Transferred | None = None) -> dict[str, Any]:
+        """What a file here says of its making, and whether that holds; see `POST /verify`."""
+        return transfer.verify(self.http, path, progress=progress)
+
+    def verify_asset(self, asset_id: str) -> dict[str, Any]:
+        """The same of a file that is stored there."""
+        return self.http.json("POST", "/verify", body={"asset": asset_id}, repeatable=True, timeout_s=120.0)
+
     def clock(self) -> datetime | None:
         """The service's time, to the second, from any answer of it."""
         response = self.http.persist(lambda: self.http.client.get(self.http.url("/healthz")), repeatable=True)

@@ -144,15 +144,11 @@ class Http:
             self.wait(self.backoff.pause_s(failures, asked))
 
     @contextmanager
-    def stream(
-        self, url: str, *, headers: Mapping[str, str], read_timeout_s: float, query: Query | None = None
-    ) -> Iterator[httpx.Response]:
+    def stream(self, url: str, *, headers: Mapping[str, str], read_timeout_s: float) -> Iterator[httpx.Response]:
         """One GET whose body is read as it comes. Not retried here: the reader knows how far it got."""
         timeout = httpx.Timeout(read_timeout_s, connect=5.0)
         try:
-            with self.client.stream(
-                "GET", self.url(url), params=_query(query), headers=headers, timeout=timeout
-            ) as response:
+            with self.client.stream("GET", self.url(url), headers=headers, timeout=timeout) as response:
                 if not response.is_success:
                     response.read()
                     raise ApiError.of(response)
@@ -164,13 +160,21 @@ class Http:
         why = "did not answer in time" if isinstance(error, httpx.TimeoutException) else str(error) or "hung up"
         return Unreachable(f"cannot reach {self.base_url}: {why}")
 
-    def put_bytes(
-        self, path: str, chunks: Callable[[], Iterable[bytes]], *, size: int, query: Query, content_type: str
+    def send_bytes(
+        self,
+        method: str,
+        path: str,
+        chunks: Callable[[], Iterable[bytes]],
+        *,
+        size: int,
+        content_type: str,
+        query: Query | None = None,
     ) -> dict[str, Any]:
-        """PUT a body of known size; `chunks` is called anew for each try. A slow server is not hurried."""
+        """Send a body of known size; `chunks` is called anew for each try. A slow server is not hurried."""
 
         def send() -> httpx.Response:
-            return self.client.put(
+            return self.client.request(
+                method,
                 self.url(path),
                 params=_query(query),
                 content=chunks(),

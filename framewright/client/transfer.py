@@ -8,6 +8,7 @@ import mimetypes
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import httpx
@@ -23,6 +24,20 @@ CHUNK = 256 * 1024
 
 def upload(http: Http, path: Path, *, content_type: str | None = None, progress: Transferred | None = None) -> Asset:
     """Send a file as it is. The server decides from the bytes what it is; the name is for people."""
+    chunks, size = _read(path, progress)
+    kind = content_type or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+    query = {"filename": path.name}
+    return Asset.of(http.send_bytes("PUT", "/assets", chunks, size=size, query=query, content_type=kind))
+
+
+def verify(http: Http, path: Path, *, progress: Transferred | None = None) -> dict[str, Any]:
+    """What the service finds that a file says of its making; the file is not kept there."""
+    chunks, size = _read(path, progress)
+    return http.send_bytes("POST", "/verify", chunks, size=size, content_type="application/octet-stream")
+
+
+def _read(path: Path, progress: Transferred | None) -> tuple[Callable[[], Iterator[bytes]], int]:
+    """A function that reads the file anew, and its size in bytes."""
     size = path.stat().st_size
 
     def chunks() -> Iterator[bytes]:
@@ -35,8 +50,7 @@ def upload(http: Http, path: Path, *, content_type: str | None = None, progress:
                 if progress:
                     progress(done, size)
 
-    kind = content_type or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return Asset.of(http.put_bytes("/assets", chunks, size=size, query={"filename": path.name}, content_type=kind))
+    return chunks, size
 
 
 def download(

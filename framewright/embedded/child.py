@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from framewright.embedded.datadir import DataDir
+from framewright.embedded.datadir import DataDir, appended
 from framewright.embedded.wards import Ward, end, family, kill, tell, wait_gone
 
 _TAIL_BYTES = 16_384
@@ -45,7 +45,7 @@ class Child:
         self.log = data.log(name)
         self._data = data
         self._log_start = _roll(self.log)
-        with self.log.open("ab") as log:
+        with appended(self.log) as log:
             self._popen = subprocess.Popen(
                 list(command.argv),
                 stdin=subprocess.PIPE if command.stdin else subprocess.DEVNULL,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import platformdirs
 import psutil
@@ -217,7 +217,7 @@ class DataDir:
             return lock
 
     def _start_guard(self, lock: int) -> subprocess.Popen[bytes]:
-        with self.log("guard").open("ab") as log:
+        with appended(self.log("guard")) as log:
             return subprocess.Popen(
                 [sys.executable, "-m", "framewright.embedded.guard", str(os.getpid())],
                 stdin=subprocess.PIPE,
@@ -247,6 +247,11 @@ class DataDir:
 
     def _remember(self, **changes: Any) -> None:
         _write(self.path / "state.json", {**self._state(), **changes})
+
+
+def appended(log: Path) -> BinaryIO:
+    """A log, open at its end; one that is made here is its owner's alone to read."""
+    return open(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "ab")  # noqa: PTH123 - made 0600
 
 
 def _lives(pid: int) -> bool:

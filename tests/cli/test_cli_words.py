@@ -98,6 +98,7 @@ def test_the_meaning_of_a_status_never_changes() -> None:
         "REFUSED": 4,
         "CANCELED": 5,
         "MACHINE": 6,
+        "NOT_GENUINE": 7,
         "INTERRUPTED": 130,
         "PIPE_CLOSED": 141,
     }

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import shutil
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from authority import pair
+from command_line import clean_environment
 
 from framewright import doctor
+from framewright.cli.target import announce, withdraw
 from framewright.doctor import State
 
 Run = Callable[..., Any]
@@ -107,6 +113,56 @@ def test_a_wrong_key_is_named(framewright: Run, at_service: dict[str, str]) -> N
     assert done.returncode == 6
 
 
+def test_a_key_that_may_not_see_everything_is_a_warning_with_the_command_for_another(
+    framewright: Run, at_service: dict[str, str]
+) -> None:
+    made = json.loads(framewright("keys", "create", "narrow", "--scope", "jobs:read", "--json", **at_service).stdout)
+    done = framewright("doctor", "--json", **at_service | {"FRAMEWRIGHT_API_KEY": made["key"]})
+    findings = told(done)
+    key = findings["key"]
+    assert (done.returncode, key["state"], "workers" in findings) == (0, "warning", False)
+    assert "lacks ops:read," in key["detail"]
+    words = shlex.split(key["fix"][key["fix"].index("framewright ") :])[1:]
+    better = json.loads(framewright(*words, "--json", **at_service).stdout)["key"]
+    again = told(framewright("doctor", "--json", **at_service | {"FRAMEWRIGHT_API_KEY": better}))
+    assert (again["key"]["state"], again["workers"]["state"]) == ("ok", "ok")
+
+
+def test_the_data_directory_that_is_asked_for_is_the_one_that_is_checked(framewright: Run, tmp_path: Path) -> None:
+    found = told(framewright("doctor", "--json", "--data", "else where"))["data directory"]
+    assert (found["state"], found["detail"].split(",")[0]) == ("ok", f"{tmp_path / 'else where'} (not made yet)")
+    (tmp_path / "file").touch()
+    done = framewright("doctor", "--json", "--data", tmp_path / "file" / "data")
+    assert (done.returncode, told(done)["data directory"]["state"]) == (6, "missing")
+
+
+def test_the_data_directory_of_the_service_that_runs_here_is_checked(
+    framewright: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in clean_environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    there = tmp_path / "there"
+    there.mkdir()
+    withdrawn = announce(there, "http://127.0.0.1:1", "a-key")
+    try:
+        found = told(framewright("doctor", "--json"))
+    finally:
+        withdraw(withdrawn)
+    assert found["data directory"]["detail"].split(",")[0] == str(there)
+    assert found["service"]["state"] == "missing"
+
+
+@pytest.mark.parametrize(("uid", "state"), [(0, State.WARNING), (1000, State.OK)])
+def test_root_is_told_that_an_ordinary_account_is_better(uid: int, state: State) -> None:
+    found = doctor.account(uid)
+    assert (found.state, "docs/operate.md" in str(found.fix)) == (state, uid == 0)
+
+
+def test_who_asks_is_among_the_findings(framewright: Run) -> None:
+    assert told(framewright("doctor", "--json"))["account"]["state"] == ("ok" if os.geteuid() else "warning")
+
+
 @pytest.mark.parametrize(("free", "state"), [(10**8, State.MISSING), (10**9, State.WARNING), (10**11, State.OK)])
 def test_a_disk_that_fills_up_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, state: State
@@ -129,3 +185,26 @@ def test_clocks_that_disagree_are_named(ahead_s: float, state: State, words: str
     found = doctor.skew("clock", ahead_s)
     assert found.state == state
     assert words in found.detail
+
+
+def test_it_says_whose_certificate_signs(framewright: Run, tmp_path: Path) -> None:
+    development = told(framewright("doctor", "--json"))["provenance"]
+    assert (development["state"], "development certificate" in development["detail"]) == ("ok", True)
+    assert not (tmp_path / ".local").exists(), "a doctor makes nothing"
+    off = told(framewright("doctor", "--json", FRAMEWRIGHT_PROVENANCE="off"))["provenance"]
+    assert (off["state"], off["detail"].startswith("off;")) == ("ok", True)
+    own = told(framewright("doctor", "--json", **pair(tmp_path, ends=timedelta(days=90)).environment()))["provenance"]
+    assert (own["state"], "operator's certificate CN=video.example.org" in own["detail"]) == ("ok", True)
+    soon = told(framewright("doctor", "--json", **pair(tmp_path, ends=timedelta(days=9)).environment()))["provenance"]
+    assert (soon["state"], "renewed" in soon["fix"]) == ("warning", True)
+
+
+def test_a_certificate_that_cannot_sign_is_named(framewright: Run, tmp_path: Path) -> None:
+    made = pair(tmp_path)
+    made.key.write_text("nonsense")
+    done = framewright("doctor", "--json", **made.environment())
+    found = told(done)["provenance"]
+    assert (done.returncode, found["state"]) == (6, "missing")
+    assert "FRAMEWRIGHT_C2PA_KEY holds no private key" in found["detail"]
+    wrong = told(framewright("doctor", "--json", FRAMEWRIGHT_PROVENANCE="perhaps"))["provenance"]
+    assert (wrong["state"], "FRAMEWRIGHT_PROVENANCE" in wrong["detail"]) == ("missing", True)

@@ -73,6 +73,21 @@ def test_without_any_python_it_says_how_to_get_one(checkout: Path) -> None:
     assert not (checkout / ".venv").exists()
 
 
+def test_clean_takes_the_demos_data_and_keeps_its_videos_and_says_so(checkout: Path) -> None:
+    for kept in ("demo.camera-move.mp4", "photo.camera-move-2.mp4", "var/up/state.json", "var/demo/state.json"):
+        (checkout / kept).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / kept).touch()
+    said = make("clean", cwd=checkout).stdout
+    assert len([path for path in checkout.rglob("*") if path.suffix in {".mp4", ".json"}]) == 3
+    for kept in ("var/up", "demo.camera-move.mp4", "photo.camera-move-2.mp4"):
+        assert f"kept {kept}, " in said
+    assert not (checkout / "var/demo").exists()
+    assert "keeps your videos" in make("help", cwd=checkout).stdout
+    (checkout / "demo.camera-move.mp4").unlink()
+    (checkout / "photo.camera-move-2.mp4").unlink()
+    assert "mp4" not in make("clean", cwd=checkout).stdout
+
+
 def test_nothing_is_installed_twice(checkout: Path) -> None:
     venv = checkout / ".venv"
     venv.mkdir()
