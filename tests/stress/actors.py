@@ -16,7 +16,7 @@ import jobmaker as make
 
 from framewright import lifecycle, store
 from framewright.database import Database
-from framewright.errors import Conflict, DatabaseUnavailable, IdempotencyKeyReuse, NotFound
+from framewright.errors import Conflict, DatabaseUnavailable, Gone, IdempotencyKeyReuse, NotFound
 from framewright.jobs import RETRIES, TERMINAL, Claim, Outcome, Progress
 
 LEASE_S = 0.5
@@ -131,6 +131,10 @@ class Actor:
             made = make.submit(world.db, diamond(rng), tenant, **facts)
         except IdempotencyKeyReuse:
             return "refused"
+        except Gone:
+            # Only a key can bring back a job that was deleted.
+            assert key
+            return "deleted"
         with world.lock:
             if key:
                 world.keyed.setdefault((tenant, key), set()).add(made.job.id)
