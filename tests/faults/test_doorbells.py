@@ -1,4 +1,4 @@
-"""Doorbells are dropped, doubled, forged, mixed and taken to the wrong door: the outcome of every job is the same.
+"""Doorbells are dropped, doubled, reordered, forged and taken to the wrong door: the outcome of every job is the same.
 
 A doorbell says nothing, so those of one queue are all alike and their order is nothing that could change. What could
 matter is how many there are and where they lie.
@@ -35,8 +35,10 @@ def tamper(broker: redis.Redis, how: str) -> int:
     for key, messages in lists.items():
         if how in {"drop", "wrong queue"}:
             broker.delete(key)
-        if how == "double" and messages:
-            broker.lpush(key, *messages[:CROWD])
+        if how == "double and reorder" and messages:
+            mixed = messages + messages[:CROWD]
+            random.shuffle(mixed)
+            broker.pipeline().delete(key).lpush(key, *mixed).execute()
         if how == "wrong queue":
             # Also to queues that nobody listens to.
             prefix, _, own = key.decode().rpartition(":")
@@ -67,7 +69,7 @@ def test_no_outcome_depends_on_the_order_or_the_arrival_of_a_doorbell(build: Cal
     workers = [house.system.services[name] for name in ("worker", "worker-2")]
     outcomes: dict[str, list[tuple[str, list[str]]]] = {}
     with redis.Redis.from_url(house.system.servers.redis_url, socket_timeout=60) as broker:
-        for how in ("leave", "drop", "double", "wrong queue"):
+        for how in ("leave", "drop", "double and reorder", "wrong queue"):
             # Nobody listens at first, so that there is something to tamper with for sure.
             for worker in workers:
                 worker.stop()
