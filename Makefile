@@ -7,6 +7,10 @@ VENV ?= .venv
 # Where `make demo` and `make up` keep their databases and files.
 DATA ?= var
 ARGS ?=
+# The torch that the suite passed with. Its CPU wheels are small where they are to be had; PyPI's for Linux bring
+# gigabytes of CUDA, so only the Python that the suite is run with every time gets it unasked.
+TESTED_TORCH = 2.13.0
+TORCH ?= $(shell $(BIN)/python -c 'import sys; print("$(TESTED_TORCH)" * (sys.version_info[:2] == (3, 11)))' 2>/dev/null)
 
 # Snippets in README and docs are laid out for reading, by hand.
 CODE = api framewright migrations tests workers
@@ -14,7 +18,7 @@ CODE = api framewright migrations tests workers
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check -qq
 
-.PHONY: help setup demo up test lint format types imports bench constraints clean
+.PHONY: help setup demo up test lint format types imports bench benchgpu constraints clean
 .DEFAULT_GOAL := help
 
 help: ## Print this
@@ -50,10 +54,15 @@ imports: $(VENV)/.developer ## Check who may import whom
 bench: $(VENV)/.developer ## Measure; prints a table and JSON, asserts nothing about time
 	@$(BIN)/python -m pytest -m benchmark -s tests/benchmarks $(ARGS)
 
+benchgpu: $(VENV)/.developer ## Measure a GPU against stock diffusers, in 9 minutes (ARGS="--json gpu.json")
+	@$(BIN)/python tests/benchmarks/gpu.py $(ARGS)
+
 constraints: ## Resolve the newest versions anew and write constraints.txt
 	@rm -rf build/constraints && mkdir -p build
 	@"$(PYTHON)" -m venv build/constraints
-	@build/constraints/bin/python -m pip --disable-pip-version-check -qq install '.[embedded,test,dev]'
+	@build/constraints/bin/python -m pip --disable-pip-version-check -qq install \
+	  --extra-index-url https://download.pytorch.org/whl/cpu "torch==$(TESTED_TORCH)"
+	@build/constraints/bin/python -m pip --disable-pip-version-check -qq install '.[embedded,gpu,test,dev]'
 	@{ echo "# Exact versions that the suite passed with; \`make constraints\` refreshes them. torch is the operator's choice."; \
 	  build/constraints/bin/python -m pip --disable-pip-version-check freeze --exclude framewright --exclude torch; \
 	} > build/constraints.txt
@@ -83,5 +92,11 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml constraints.txt
 
 $(VENV)/.developer: $(VENV)/.installed pyproject.toml constraints.txt
 	@echo "Installing the tools of tests and checks"
-	@$(PIP) install -c constraints.txt -e '.[embedded,test,dev]'
+	@if [ -n "$(TORCH)" ]; then \
+	  echo "and torch for the CPU, which the tests of diffusion models run on"; \
+	  $(PIP) install --extra-index-url https://download.pytorch.org/whl/cpu "torch==$(TORCH)" && \
+	  $(PIP) install -c constraints.txt -e '.[embedded,gpu,test,dev]'; \
+	else \
+	  echo "without torch, so the tests of diffusion models are left out (make setup TORCH=$(TESTED_TORCH) brings them)"; \
+	  $(PIP) install -c constraints.txt -e '.[embedded,test,dev]'; fi
 	@touch $@

@@ -16,7 +16,19 @@ from framewright.errors import Gone, NotFound, RangeNotSatisfiable
 from framewright.rows import AssetRow
 
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
-_EXTENSIONS = {"video/mp4": "mp4", "image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
+_EXTENSIONS = {
+    "video/mp4": "mp4",
+    "video/quicktime": "mov",
+    "video/webm": "webm",
+    "video/x-matroska": "mkv",
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "audio/wav": "wav",
+    "application/zip": "zip",
+    "application/c2pa": "c2pa",
+}
 
 
 TURN_S = 5.0

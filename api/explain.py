@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from api.views import View
+from framewright import catalogue
 from framewright.jobs import Status, StepState
 from framewright.rows import JobRow, StepRow, WorkerRow
 
@@ -37,7 +38,7 @@ class Explanation(View):
 
 
 def explain(name: str, row: JobRow, workers: Sequence[WorkerRow]) -> Explanation:
-    code, summary = _summary(row)
+    code, summary = _summary(row, workers)
     done = {step.name for step in row.steps if step.state is StepState.SUCCEEDED}
     return Explanation(
         job=name,
@@ -49,7 +50,7 @@ def explain(name: str, row: JobRow, workers: Sequence[WorkerRow]) -> Explanation
     )
 
 
-def _summary(row: JobRow) -> tuple[str, str]:
+def _summary(row: JobRow, workers: Sequence[WorkerRow]) -> tuple[str, str]:
     if row.ended:
         return str(row.status), f"The job has ended: {row.status}."
     if row.status is Status.RUNNING:
@@ -59,10 +60,37 @@ def _summary(row: JobRow) -> tuple[str, str]:
     if row.status is Status.SCHEDULED and row.run_at:
         return "scheduled", f"Starts at {row.run_at.isoformat()}, as was asked."
     if row.blocked:
-        return row.blocked.code, row.blocked.message
+        return row.blocked.code, " ".join(filter(None, (row.blocked.message, _what_fits(row, workers))))
     if row.queue_position and row.queue_position > 1:
         return "queued", f"Waits for a free worker; {row.queue_position - 1} steps go first."
     return "queued", "Next in its queue; starts as soon as a worker is free."
+
+
+def _what_fits(row: JobRow, workers: Sequence[WorkerRow]) -> str | None:
+    """For a model that nobody can run: the GPUs it would run on, and those that are there."""
+    step = next((one for one in row.steps if one.state is StepState.READY), None)
+    model = step.engine.partition(":")[2] if step else ""
+    known = next((one for one in catalogue.rows() if one.name == model), None)
+    if step is None or known is None or known.diffusion is None or row.blocked is None:
+        return None
+    ways = [f"{one.vram_mb / 1000:g} GB ({one.name})" for one in known.diffusion.profiles if one.vram_mb]
+    gpus = [
+        f"{gpu['name']} with {gpu['vram_mb'] / 1000:.3g} GB"
+        for worker in workers
+        if worker.alive and step.queue in worker.queues
+        for gpu in worker.capabilities.get("gpus", ())
+    ]
+    if not ways:
+        return None
+    return f"It runs on a GPU of at least {' or '.join(ways)}; there are: {', '.join(sorted(set(gpus))) or 'none'}."
+
+
+def _lacking(engine: str, worker: WorkerRow) -> str:
+    model = engine.partition(":")[2]
+    if not model:
+        return f"does not have the engine {engine}"
+    told = worker.capabilities.get("models", {}).get("refused", {}).get(model)
+    return f"cannot run {model}: {told}" if told else f"does not have the weights of {model}"
 
 
 def _step(step: StepRow, done: set[str], workers: Sequence[WorkerRow]) -> StepVerdict:
@@ -83,7 +111,7 @@ def _verdict(step: StepRow, worker: WorkerRow) -> WorkerVerdict:
     elif step.queue not in worker.queues:
         able, why = False, f"does not serve the queue {step.queue}"
     elif step.engine not in worker.engines:
-        able, why = False, f"does not have the engine {step.engine}"
+        able, why = False, _lacking(step.engine, worker)
     elif worker.control != "run":
         able, why = False, f"was told to {worker.control}"
     elif not worker.takes_work:

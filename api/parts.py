@@ -21,7 +21,7 @@ from api.hub import EventHub
 from api.lane import Lane
 from api.metrics import Metrics
 from api.views import Views
-from framewright import keys, store
+from framewright import catalogue, keys, store
 from framewright.database import Database
 from framewright.doorbells import Ringer
 from framewright.errors import FramewrightError
@@ -173,6 +173,7 @@ class Parts:
 
 def build(settings: Settings, metrics: Metrics) -> Parts:
     """The parts of this process. Connects to nothing yet: whatever is away is said by the request that needs it."""
+    catalogue.install(settings.catalogue)
     db = Database(
         settings.database_url.get_secret_value(),
         application="framewright-api",

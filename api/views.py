@@ -12,7 +12,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from api.hub import Latest
 from framewright import ids
 from framewright.catalogue import ModelRow, describe
-from framewright.jobs import PLAYBACK, POSTER, JobState, Outcome, Status, StepState
+from framewright.jobs import (
+    COMPANIONS,
+    MANIFEST,
+    PLAYBACK,
+    POSTER,
+    SOUND,
+    SPRITE,
+    THUMBNAIL,
+    JobState,
+    Outcome,
+    Status,
+    StepState,
+)
 from framewright.rows import AssetRow, AttemptRow, JobRow, KeyRow, OutputRow, QueueRow, StepRow, WorkerRow
 
 _FINAL_CODES = frozenset({"bad_input", "poison"})
@@ -44,12 +56,20 @@ class EtaView(View):
     basis: str
 
 
+_MEASURED = frozenset({"width", "height", "frames", "fps", "duration_s", "codecs"})
+
+
 class OutputLinks(View):
-    """`thumbnail`: a JPEG of the clip. `playback`: an H.264 rendition of it, for players without HEVC."""
+    """Of a clip: `thumbnail` and `poster` are JPEGs of it, `sprite` is a sheet of its frames, `playback` an H.264
+    rendition for players that do not know its codec, `sound` what its format has no room for."""
 
     content: str
     thumbnail: str | None
+    poster: str | None
+    sprite: str | None
     playback: str | None
+    sound: str | None
+    manifest: str | None
 
 
 class OutputView(View):
@@ -64,6 +84,7 @@ class OutputView(View):
     fps: str | None
     duration_s: float | None
     codecs: str | None
+    meta: dict[str, Any]
     state: str
     expires_at: datetime | None
     links: OutputLinks
@@ -85,6 +106,8 @@ class AttemptView(View):
     outcome: Outcome | None
     message: str | None
     resumed: bool
+    resumed_from_step: int | None
+    exact: bool | None
 
 
 class StepView(View):
@@ -366,7 +389,7 @@ class Views:
     def _output(self, row: OutputRow, outputs: Sequence[OutputRow]) -> OutputView:
         name = ids.public(ids.ASSET, row.id)
         beside = {one.name: self._content(one) for one in outputs if one.step_name == row.step_name}
-        clip = row.content_type.startswith("video/") and row.name != PLAYBACK
+        clip = row.name.partition("-")[0] not in COMPANIONS
         return OutputView(
             name=row.name,
             asset=name,
@@ -379,12 +402,17 @@ class Views:
             fps=row.fps,
             duration_s=row.duration_s,
             codecs=row.codecs,
+            meta={key: value for key, value in row.meta.items() if key not in _MEASURED},
             state=row.state,
             expires_at=row.expires_at,
             links=OutputLinks(
                 content=self._content(row),
-                thumbnail=beside.get(POSTER) if clip else None,
+                thumbnail=beside.get(THUMBNAIL, beside.get(POSTER)) if clip else None,
+                poster=beside.get(POSTER) if clip else None,
+                sprite=beside.get(SPRITE) if clip else None,
                 playback=beside.get(PLAYBACK) if clip else None,
+                sound=beside.get(SOUND) if clip else None,
+                manifest=beside.get(MANIFEST) if clip else None,
             ),
         )
 
@@ -402,6 +430,8 @@ def attempt(row: AttemptRow) -> AttemptView:
         outcome=row.outcome,
         message=row.message,
         resumed=row.resumed,
+        resumed_from_step=row.resumed_from_step,
+        exact=row.exact,
     )
 
 
@@ -451,7 +481,7 @@ def queue(row: QueueRow) -> QueueView:
 
 def model(row: ModelRow, workers: Sequence[WorkerRow]) -> ModelView:
     """A catalogue row, and which live workers could run it now or hold it in memory."""
-    able = [one for one in workers if one.able(row.queue, row.engine)]
+    able = [one for one in workers if one.able(row.queue, row.capability)]
     loaded = tuple(one.id for one in able if row.name in one.capabilities.get("models", {}).get("resident", ()))
     return ModelView(**describe(row), name=row.name, runnable_now=bool(able), loaded_on=loaded)
 

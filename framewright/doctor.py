@@ -20,13 +20,16 @@ from pathlib import Path
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from framewright import catalogue
 from framewright.database import Database, migration_state
 from framewright.embedded import DataDir, postgres, valkey
 from framewright.embedded.binaries import Program
 from framewright.errors import FramewrightError
+from framewright.models.home import Home
+from framewright.models.home import State as OnDisk
 from framewright.provenance.trial import tried
 from framewright.redis_options import redis_options
-from framewright.settings import Settings, settings
+from framewright.settings import Settings, model_settings, settings
 
 GB = 1_000_000_000
 LEAST_FREE, ENOUGH_FREE = GB // 2, 5 * GB
@@ -105,6 +108,7 @@ def examine(data: Path, port: int | None) -> Iterator[Finding]:
     yield from embedded(data, configured)
     yield room("data directory", data)
     yield room("scratch space", configured.scratch_dir or Path(tempfile.gettempdir()))
+    yield models()
     if port is not None:
         yield free_port(port)
     if configured.any:
@@ -198,6 +202,25 @@ def embedded(data: Path, configured: Configured) -> Iterator[Finding]:
             yield Finding("s3", State.OK, "nanio")
         else:
             yield Finding("s3", State.MISSING, "the nanio wheel is not installed", INSTALL)
+
+
+def models() -> Finding:
+    """Which weights are on disk. None is no fault: who wants pictures in motion without a GPU needs none."""
+    try:
+        ours = model_settings()
+        catalogue.install(ours.catalogue)
+        home = Home.of(ours)
+        found = [home.look(row) for row in catalogue.rows() if row.diffusion is not None]
+    except FramewrightError as error:
+        return Finding("models", State.MISSING, error.detail, "set what it names; docs/operate.md lists every setting")
+    there = next(parent for parent in (home.root, *home.root.parents) if parent.exists())
+    whole = sum(here.state is OnDisk.COMPLETE for here in found)
+    size, free = sum(here.size for here in found) / GB, shutil.disk_usage(there).free / GB
+    detail = f"{whole} of {len(found)} on disk, {size:.1f} GB in {home.root}, {free:.1f} GB free"
+    for here in found:
+        if here.state not in {OnDisk.COMPLETE, OnDisk.ABSENT}:
+            return Finding("models", State.WARNING, f"{detail}; {here.model} is {here.state}: {here.why}", here.fix)
+    return Finding("models", State.OK, detail)
 
 
 def room(name: str, folder: Path) -> Finding:

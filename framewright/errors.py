@@ -152,10 +152,53 @@ class SettingsError(FramewrightError):
     code = "settings"
 
 
+class ModelNotReady(FramewrightError):
+    """A model's weights are not on this machine, or not whole; the sentence has the command that fixes it."""
+
+    code = "model_not_ready"
+
+
+class LicenceNotAccepted(FramewrightError):
+    """A model's licence asks for consent that nobody here has given."""
+
+    code = "licence_not_accepted"
+
+
+class WeightsRefused(FramewrightError):
+    """A file of weights is not well-formed safetensors, or a folder of them holds what must not be there."""
+
+    code = "weights_refused"
+
+
+class HubUnavailable(FramewrightError):
+    """The hub of weights does not answer, or not with what a hub answers."""
+
+    code = "hub_unavailable"
+    retryable = True
+
+
+class HubRefused(FramewrightError):
+    """The hub does not hand out a model, or offers files that are not taken."""
+
+    code = "hub_refused"
+
+
+class DiskFull(FramewrightError):
+    """The weights do not fit on the disk."""
+
+    code = "disk_full"
+
+
 class EngineError(FramewrightError):
     """An engine could not do the work; the retry table decides what happens next."""
 
     code = "app_error"
+
+
+class InsufficientVram(EngineError):
+    """A model does not fit in this worker's GPU memory; the sentence says how much it takes."""
+
+    code = "insufficient_vram"
 
 
 class BadInput(EngineError):

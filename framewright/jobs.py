@@ -144,9 +144,15 @@ class Phase(StrEnum):
     UPLOADING = "uploading"
 
 
-# Names of the files that accompany a clip: a JPEG of it, and an H.264 rendition for players without HEVC.
+# Names of the files that accompany a clip: a JPEG of it, a small one, a sheet of small ones, an H.264 rendition for
+# players that do not know its codec, sound that its format cannot hold, and a manifest that it cannot carry.
 POSTER = "poster"
+THUMBNAIL = "thumbnail"
+SPRITE = "sprite"
 PLAYBACK = "playback"
+SOUND = "sound"
+MANIFEST = "manifest"
+COMPANIONS = frozenset({POSTER, THUMBNAIL, SPRITE, PLAYBACK, SOUND, MANIFEST})
 
 TERMINAL_EVENTS = frozenset({"succeeded", "failed", "canceled"})
 

@@ -216,6 +216,14 @@ def renew(
     return cast("Literal['ok', 'lost', 'yield']", answer)
 
 
+def resumed(db: Database, claim: Claim, step: int, *, exact: bool) -> bool:
+    """Note from which finished step an attempt goes on (0: from the beginning), and whether to the same bits.
+
+    False when that was noted before, or the attempt has ended.
+    """
+    return verbs.resumed(db, claim, step, exact)
+
+
 def complete(db: Database, claim: Claim, artifacts: Sequence[Artifact], *, checkpoints: bool = False) -> Completed:
     """Commit the uploaded files of an attempt, the first being the primary one, and whatever follows from it.
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import fields
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -173,6 +174,7 @@ class System:
             "FRAMEWRIGHT_KEY_PEPPER": data.secret("key_pepper"),
             "FRAMEWRIGHT_BOOTSTRAP_KEY": data.secret("bootstrap_key", lambda: generate().text),
             "FRAMEWRIGHT_PUBLIC_URL": self.url,
+            "FRAMEWRIGHT_QUEUES": ",".join(_queues()),
             "FRAMEWRIGHT_PROVENANCE_DIR": str(self.data_dir / "provenance"),
         }
 
@@ -237,6 +239,12 @@ def _nth(name: str, index: int) -> str:
 def _named(env: Mapping[str, object]) -> dict[str, str]:
     """Settings under their environment names."""
     return {name if name.startswith(_PREFIX) else f"{_PREFIX}{name.upper()}": str(value) for name, value in env.items()}
+
+
+def _queues() -> tuple[str, ...]:
+    """What our workers serve: `gpu` as well where diffusion models can run, if only on the CPU."""
+    able = all(find_spec(name) for name in ("torch", "diffusers"))
+    return ("cpu", "encode", "gpu") if able else ("cpu", "encode")
 
 
 def _checked(environment: Mapping[str, str]) -> Settings:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -30,6 +30,22 @@ PIPELINE = "pipeline"
 MAX_STEPS = 16
 MAX_IMAGES = 10_000
 MAX_PROBLEMS = 20
+MAX_KEYFRAMES = 16
+MAX_REFERENCES = 8
+Slot = Literal[
+    "image",
+    "last_image",
+    "keyframes",
+    "images",
+    "video",
+    "mask",
+    "reference_images",
+    "pose_video",
+    "face_video",
+    "audio",
+]
+LISTS: frozenset[str] = frozenset({"images", "keyframes", "reference_images"})
+"""The slots that take several."""
 NAME = form(r"^[a-z][a-z0-9_-]{0,31}$", "a small letter and then at most 31 of a-z, 0-9, _ and -")
 WEB = form(r"^https?://[^\s/?#]+[^\s]*$", "an http:// or https:// URL")
 
@@ -153,19 +169,39 @@ Reference = Annotated[str, Field(min_length=1, max_length=64)]  # an asset's id,
 StepName = Annotated[str, Field(pattern=NAME)]
 
 
+class Keyframe(Strict):
+    """A picture that the clip shows at a frame: 0 is the first, -1 the last."""
+
+    image: Reference
+    frame: Annotated[int, Field(ge=-1, le=100_000)]
+    strength: Annotated[float, Field(ge=0, le=1, description="1 keeps it as it is, less leaves room.")] = 1.0
+
+
 class Input(Strict):
     """What the job works on: asset ids, or `"@name"` for the output of another step of the pipeline."""
 
     image: Reference | None = None
+    last_image: Reference | None = None
+    keyframes: Annotated[list[Keyframe], Field(max_length=MAX_KEYFRAMES)] | None = None
     images: Annotated[list[Reference], Field(max_length=MAX_IMAGES)] | None = None
     video: Reference | None = None
+    mask: Reference | None = None
+    reference_images: Annotated[list[Reference], Field(max_length=MAX_REFERENCES)] | None = None
+    pose_video: Reference | None = None
+    face_video: Reference | None = None
+    audio: Reference | None = None
 
     def slots(self) -> dict[str, list[tuple[str, str]]]:
         """The slots that were given: name -> pairs of (pointer below `input`, reference)."""
-        single = {name: [(f"/{name}", ref)] for name in ("image", "video") if (ref := getattr(self, name)) is not None}
-        if self.images is None:
-            return single
-        return single | {"images": [(f"/images/{index}", ref) for index, ref in enumerate(self.images)]}
+        given = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        return {
+            name: [(f"/{name}/{index}", ref) for index, ref in enumerate(value)]
+            if name in LISTS and name != "keyframes"
+            else [(f"/{name}/{index}/image", one.image) for index, one in enumerate(value)]
+            if name == "keyframes"
+            else [(f"/{name}", value)]
+            for name, value in given.items()
+        }
 
 
 class Output(Strict):

@@ -15,11 +15,14 @@ from pydantic import ValidationError
 
 from framewright import catalogue, ids
 from framewright.catalogue.row import ModelRow
-from framewright.catalogue.shaping import Adjusted, Refused, shape
+from framewright.catalogue.shaping import Adjusted, Footage, Refused, shape
 from framewright.errors import AssetUnusable, FieldError, InvalidParams, NotFound
-from framewright.params import KINDS, MAX_PROBLEMS, PIPELINE, Input, JobRequest, StepRequest, validation_fields
+from framewright.params import KINDS, LISTS, MAX_PROBLEMS, PIPELINE, Input, JobRequest, StepRequest, validation_fields
 
 DEFAULT_MAX_APP = 3
+LORAS = "loras"
+_FOOTAGE = ("video", "pose_video")
+_PICTURED = frozenset({"image", "keyframes"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +107,24 @@ def asset_ids(request: JobRequest) -> dict[str, str]:
 
     A text that cannot be an id answers as an unknown one: `NotFound`, with the field named.
     """
-    asked = [("", request.input)] + [(f"/steps/{i}", step.input) for i, step in enumerate(request.steps or ())]
+    asked = [("", request.input, request.params)]
+    asked += [(f"/steps/{i}", step.input, step.params) for i, step in enumerate(request.steps or ())]
     found = {
         f"{at}/input{place}": ref
-        for at, given in asked
+        for at, given, _ in asked
         for refs in given.slots().values()
         for place, ref in refs
         if not ref.startswith("@")
-    }
+    } | {f"{at}/params{place}": ref for at, _, params in asked for place, ref in _weights(params)}
     _refuse_unknown([place for place, ref in found.items() if not _could_be(ref)])
     return found
+
+
+def _weights(params: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The LoRA files that params name, which may be anything yet: pairs of (pointer below `params`, reference)."""
+    loras = params.get(LORAS)
+    named = [one.get("asset") if isinstance(one, dict) else None for one in loras] if isinstance(loras, list) else []
+    return [(f"/{LORAS}/{index}/asset", ref) for index, ref in enumerate(named) if isinstance(ref, str)]
 
 
 def _could_be(ref: str) -> bool:
@@ -260,20 +271,29 @@ class _Planner:
     ) -> tuple[StepPlan, tuple[Adjusted, ...]]:
         row = self.row(asked.kind, asked.model, at=at)
         params = _params(row, asked, at=at)
+        if row.elsewhere is not None:
+            _refuse(f"{at}/model", "not_available", row.elsewhere)
         inputs, facts = self._inputs(row, asked.input, at=f"{at}/input", outputs=outputs)
+        if row.diffusion is not None:
+            params["task"] = _task(row, asked, at=f"{at}/input")
+            params.setdefault("steps", row.diffusion.steps.default)
+            inputs |= self._loras(params, at=f"{at}/params")
         if row.seed and params.get("seed") is None and row.seed.applies(params):
             params["seed"] = self._draw_seed()
-        sizes = [(fact.width, fact.height) for fact in facts if fact.width and fact.height]
+        sizes = [(fact.width, fact.height) for found in facts.values() for fact in found if fact.width and fact.height]
+        footage = [Footage(slot, one.frames, one.fps) for slot in _FOOTAGE for one in facts.get(slot, ())]
         try:
-            shaped = shape(row, params, sizes)
+            shaped = shape(row, params, sizes, footage[0] if footage else None)
         except Refused as refused:
             raise InvalidParams(
                 refused.detail, fields=(FieldError(at + refused.pointer, refused.code, refused.detail),)
             ) from None
+        if asked.input.keyframes:
+            shaped.params["keyframes"] = _keyframes(asked.input, shaped.params["frames"], at=f"{at}/input")
         planned = StepPlan(
             name=asked.name,
             kind=asked.kind,
-            engine=row.engine,
+            engine=row.capability,
             model=row.name,
             queue=row.queue,
             params=shaped.params,
@@ -288,7 +308,7 @@ class _Planner:
 
     def _inputs(
         self, row: ModelRow, given: Input, *, at: str, outputs: Mapping[str, str]
-    ) -> tuple[dict[str, Any], list[AssetFacts]]:
+    ) -> tuple[dict[str, Any], dict[str, list[AssetFacts]]]:
         slots = given.slots()
         rules = {rule.slot: rule for rule in row.inputs}
         for slot in slots.keys() - rules.keys():
@@ -303,7 +323,7 @@ class _Planner:
             ]
         )
         inputs: dict[str, Any] = {}
-        facts: list[AssetFacts] = []
+        facts: dict[str, list[AssetFacts]] = {}
         for name, rule in rules.items():
             refs = slots.get(name, [])
             if len(refs) < rule.least:
@@ -311,11 +331,18 @@ class _Planner:
             if len(refs) > rule.most:
                 _refuse(f"{at}/{name}", "out_of_range", f"this model takes at most {rule.most} here")
             found = [self._one(at + place, ref, rule.accepts, outputs) for place, ref in refs]
-            facts.extend(one for one in found if isinstance(one, AssetFacts))
+            facts[name] = [one for one in found if isinstance(one, AssetFacts)]
             entries = [one.as_input() if isinstance(one, AssetFacts) else {"step": one} for one in found]
             if name in slots:
-                inputs[name] = entries if name == "images" else entries[0]
+                inputs[name] = entries if name in LISTS else entries[0]
         return inputs, facts
+
+    def _loras(self, params: Mapping[str, Any], *, at: str) -> dict[str, Any]:
+        """The LoRA files among the assets, in the order in which the params name them."""
+        named = _weights(params)
+        _refuse_unknown([at + place for place, ref in named if ref not in self._assets])
+        files = [self._one(at + place, ref, "weights", {}) for place, ref in named]
+        return {LORAS: [one.as_input() for one in files if isinstance(one, AssetFacts)]} if files else {}
 
     def _one(self, place: str, ref: str, accepts: str, outputs: Mapping[str, str]) -> AssetFacts | str:
         """The facts of an asset, or the name of the step whose output is meant."""
@@ -325,7 +352,7 @@ class _Planner:
             _refuse_medium(place, outputs[ref[1:]], accepts)
             return ref[1:]
         fact = self._assets[ref]
-        _refuse_medium(place, fact.kind, accepts)
+        _refuse_medium(place, _medium(fact), accepts)
         if accepts == "image" and not (fact.width and fact.height):
             sentence = "the picture has not been looked at, so its size is not known"
             raise AssetUnusable(sentence, fields=(FieldError(place, "asset_unusable", sentence),))
@@ -347,9 +374,40 @@ def _params(row: ModelRow, asked: StepRequest, *, at: str) -> dict[str, Any]:
         raise InvalidParams("some params cannot be used", fields=wrong) from None
 
 
+def _task(row: ModelRow, asked: StepRequest, *, at: str) -> str:
+    """What a diffusion model is to do, as it follows from the inputs."""
+    given = asked.input.slots().keys()
+    if asked.kind == "animate" and not given & _PICTURED:
+        _refuse(f"{at}/image", "missing", "there must be a picture to animate")
+    task = row.diffusion.task_of(given) if row.diffusion else None
+    if task is None:
+        slots = [way for ways in (row.diffusion.slots if row.diffusion else {}).values() for way in ways]
+        takes = "; ".join(" and ".join(way.arguments()) or "none" for way in slots)
+        _refuse(at, "not_together", f"{row.name} does not take these inputs together; it takes: {takes}")
+    return task
+
+
+def _keyframes(given: Input, frames: int, *, at: str) -> list[dict[str, Any]]:
+    """Where the keyframes go, in their order, the last frame by its number."""
+    placed: list[dict[str, Any]] = []
+    for index, one in enumerate(given.keyframes or ()):
+        frame = frames - 1 if one.frame == -1 else one.frame
+        where = f"{at}/keyframes/{index}/frame"
+        if frame >= frames:
+            _refuse(where, "out_of_range", f"the clip has {frames} frames, 0 to {frames - 1}")
+        if frame in {other["frame"] for other in placed}:
+            _refuse(where, "duplicate", "another picture is at this frame")
+        placed.append({"frame": frame, "strength": one.strength})
+    return placed
+
+
+def _medium(fact: AssetFacts) -> str:
+    return "audio" if fact.kind == "other" and fact.content_type.startswith("audio/") else fact.kind
+
+
 def _refuse_medium(place: str, medium: str, accepts: str) -> None:
-    if medium != accepts:
-        article = {"image": "an image", "video": "a video"}
+    if medium != ("other" if accepts == "weights" else accepts):
+        article = {"image": "an image", "video": "a video", "audio": "audio", "weights": "a file of LoRA weights"}
         sentence = f"this must be {article[accepts]}, and it is {article.get(medium, 'neither image nor video')}"
         raise AssetUnusable(sentence, fields=(FieldError(place, "asset_unusable", sentence),))
 

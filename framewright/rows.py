@@ -36,7 +36,12 @@ class StepRow:
 
 @dataclass(frozen=True, slots=True)
 class AttemptRow:
-    """One lease that was handed out. A yielded attempt is not consumed: the next one carries the same `n`."""
+    """One lease that was handed out. A yielded attempt is not consumed: the next one carries the same `n`.
+
+    `resumed`: it was given a checkpoint. `resumed_from_step` is the finished step that it went on from, 0 when it could
+    not use that, None where there was none or the engine has not said; `exact` is false when the rest need not be equal
+    to the bit.
+    """
 
     step: int
     step_name: str
@@ -47,6 +52,8 @@ class AttemptRow:
     outcome: Outcome | None
     message: str | None
     resumed: bool
+    resumed_from_step: int | None
+    exact: bool | None
 
 
 AssetState = Literal["ready", "expired", "deleted"]

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -15,10 +15,42 @@ from framewright.errors import SettingsError
 from framewright.wording import form, worded
 
 
-class Settings(BaseSettings):
-    """Settings that every process shares; each field's description is what `docs/operate.md` says of it."""
+class ModelSettings(BaseSettings):
+    """Where weights lie and come from: all that `framewright models` needs, which asks no service."""
 
-    model_config = SettingsConfigDict(env_prefix="FRAMEWRIGHT_", extra="ignore", frozen=True, hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix="FRAMEWRIGHT_", extra="ignore", frozen=True, hide_input_in_errors=True, populate_by_name=True
+    )
+
+    models_dir: Path | None = Field(
+        None, description="Where the weights of models lie, a folder for each; empty is the user's data directory."
+    )
+    catalogue: Path | None = Field(
+        None, description="A TOML file with models of your own, made like those of the catalogue; see `docs/models.md`."
+    )
+    hub_url: str = Field(
+        "https://huggingface.co",
+        pattern=form(r"^https?://[^\s/]+", "an http:// or https:// URL"),
+        description="The hub that `framewright models pull` fetches from: Hugging Face, or a mirror that speaks like it.",
+    )
+    hub_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("FRAMEWRIGHT_HUB_TOKEN", "HF_TOKEN"),
+        description="Token for gated repositories of the hub; `HF_TOKEN` is read as well.",
+    )
+    accepted_licences: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Models whose licence you have read and accept, comma separated; what `--accept-licence` does for one.",
+    )
+
+    @field_validator("accepted_licences", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        return _parts(value)
+
+
+class Settings(ModelSettings):
+    """Settings that every process shares; each field's description is what `docs/operate.md` says of it."""
 
     database_url: SecretStr = Field(description="Postgres (14 or newer) as `postgresql://user:password@host:port/db`.")
     redis_url: SecretStr = Field(description="Redis or Valkey (6.2 or newer) as `redis://host:port/0`.")
@@ -69,6 +101,9 @@ class Settings(BaseSettings):
     reconcile_s: float = Field(1, ge=0.05, description="Pause between two rounds of the reconciler (s).")
     doorbell_s: float = Field(15, ge=0.2, description="A waiting step is rung for again after this (s).")
     worker_ttl_s: float = Field(60, ge=2, description="A worker not heard of for this long counts as gone (s).")
+    unload_s: float = Field(
+        600, ge=0.2, description="A worker with nothing to do for this long gives the memory of its model back (s)."
+    )
     scratch_dir: Path | None = Field(
         None, description="Scratch space of running steps; empty is the system's temporary directory."
     )
@@ -103,12 +138,17 @@ class Settings(BaseSettings):
     @field_validator("queues", "allowed_origins", mode="before")
     @classmethod
     def _comma_separated(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return _parts(value)
+
+
+def _parts(value: object) -> object:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
 def told(error: ErrorDetails) -> str:
     """One wrong setting as a clause that begins with its variable."""
-    name = f"FRAMEWRIGHT_{str(error['loc'][0]).upper()}"
+    # A field with an alias is told of by the variable's own name.
+    name = f"FRAMEWRIGHT_{str(error['loc'][0]).upper().removeprefix('FRAMEWRIGHT_')}"
     _, sentence = worded([name], error["type"], error.get("ctx", {}), error["msg"])
     return sentence if sentence.startswith(name) else f"{name}: {sentence}"
 
@@ -119,8 +159,20 @@ def settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        named = "; ".join(map(told, error.errors(include_input=False)))
-        raise SettingsError(f"cannot start, fix the environment: {named}") from None
+        raise _wrong(error) from None
+
+
+def model_settings() -> ModelSettings:
+    """What the environment says of models, for commands that need no service; or a `SettingsError`."""
+    try:
+        return ModelSettings()
+    except ValidationError as error:
+        raise _wrong(error) from None
+
+
+def _wrong(error: ValidationError) -> SettingsError:
+    named = "; ".join(map(told, error.errors(include_input=False)))
+    return SettingsError(f"cannot start, fix the environment: {named}")
 
 
 def settings_or_exit() -> Settings:

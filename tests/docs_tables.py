@@ -35,7 +35,7 @@ OUTCOMES = {
 PHASES = {
     Phase.STARTING: "the runner gets ready",
     Phase.DOWNLOADING: "inputs come from S3",
-    Phase.LOADING_MODEL: "weights go into memory",
+    Phase.LOADING_MODEL: "weights go into memory; how far that is nobody can tell, so it is a stall only after 30 min",
     Phase.ENCODING_PROMPT: "the text encoder runs",
     Phase.DENOISING: "the diffusion model runs",
     Phase.RENDERING: "frames are drawn",
@@ -47,9 +47,12 @@ PHASES = {
     Phase.SIGNING: "outputs get a signed manifest of how they were made",
     Phase.UPLOADING: "outputs go to S3",
 }
+OFFERED = frozenset({"diffusion", "remote"})
+"""The engines whose models `docs/models.md` lists."""
 ADVICE: dict[type[FramewrightError], str] = {
     errors.BadRequest: "Fix the request as `detail` says: JSON, headers or cursor.",
     errors.InvalidParams: "Fix the fields in `errors`.",
+    errors.InsufficientVram: "Take a smaller model or a larger GPU; `GET /api/v1/jobs/{job_id}/explain` names both.",
     errors.UnknownModel: "Take a model and kind that `GET /api/v1/models` lists.",
     errors.AssetUnusable: "Use an asset of the right kind; `errors` names the field.",
     errors.BodyTooLarge: "Send less, or raise `FRAMEWRIGHT_MAX_JSON_KB` or `FRAMEWRIGHT_MAX_UPLOAD_MB`.",
@@ -68,6 +71,12 @@ ADVICE: dict[type[FramewrightError], str] = {
     errors.BrokerUnavailable: "Nothing: jobs go on. Check Valkey.",
     errors.EmbeddedServerError: "Do what the sentence says; `framewright doctor` knows more.",
     errors.SettingsError: "Set the variable that the sentence names.",
+    errors.ModelNotReady: "Run the command that the sentence names, where the worker runs; see [weights](weights.md).",
+    errors.LicenceNotAccepted: "Read the licence, then run `framewright models pull MODEL --accept-licence` there.",
+    errors.WeightsRefused: "Remove what it names; take weights as safetensors from whom you trust.",
+    errors.HubUnavailable: "Run the pull again, it goes on where it stopped; check `FRAMEWRIGHT_HUB_URL`.",
+    errors.HubRefused: "Do what the sentence says: ask for access, set a token, correct the name or revision.",
+    errors.DiskFull: "Free space, or set `FRAMEWRIGHT_MODELS_DIR` to a larger disk, and run the pull again.",
     errors.EngineError: "Read `error.message`; it was retried already.",
     errors.BadInput: "Replace the input that `error.field` names.",
     errors.InvalidOutput: "Report it: an engine wrote a file that is not what it promised.",
@@ -109,12 +118,55 @@ def phases() -> Iterator[str]:
 def models() -> Iterator[str]:
     yield from _head("model", "kinds", "engine", "queue", "what it does")
     for row in catalogue.rows(test_engines=True):
+        if row.engine in OFFERED:
+            continue
         name = f"`{row.name}`" + (" (with `FRAMEWRIGHT_TEST_ENGINES` only)" if row.test_only else "")
         yield f"| {name} | {', '.join(row.kinds)} | `{row.engine}` | `{row.queue}` | {row.summary} |"
 
 
+def diffusion() -> Iterator[str]:
+    yield from _head("model", "kinds and inputs", "usual size, frames", "licence", "GPU memory (GB)", "what it is for")
+    for row in catalogue.rows():
+        if row.engine not in OFFERED:
+            continue
+        licence = row.licence.name + ("" if row.licence.commercial else ", no commercial use")
+        shape, memory = "-", "-"
+        if row.diffusion:
+            wide, tall = row.size.default or row.size.shaped(16, 9)
+            shape = f"{wide}x{tall}, {row.frames.default} at {float(row.diffusion.fps):g}"
+            memory = " / ".join(f"{profile.vram_mb / 1000:g} {profile.name}" for profile in row.diffusion.profiles)
+        inputs = ", ".join(f"`{rule.slot}`" for rule in row.inputs)
+        takes = " ".join(filter(None, (", ".join(row.kinds), f"({inputs})" if inputs else "")))
+        yield f"| `{row.name}` | {takes} | {shape} | {licence} | {memory} | {row.summary} |"
+
+
+def licences() -> Iterator[str]:
+    yield from _head("licence", "accept first", "not in", "paid from a yearly revenue of", "what else")
+    found = {row.licence.name: row.licence for row in catalogue.rows() if row.engine in OFFERED}
+    for licence in found.values():
+        cap = f"${licence.revenue_cap_usd:,}" if licence.revenue_cap_usd else "-"
+        regions = ", ".join(licence.excluded_regions) or "-"
+        accept = "yes" if licence.accept else "no"
+        yield f"| [{licence.name}]({licence.url}) | {accept} | {regions} | {cap} | {licence.note or '-'} |"
+
+
+def asked() -> Iterator[str]:
+    """Every field that some diffusion model has, as the first model that has it says it."""
+    rows = [row for row in catalogue.rows() if row.diffusion]
+    seen: dict[str, tuple[dict[str, Any], list[str]]] = {}
+    for row in rows:
+        for name, field in catalogue.describe(row)["params_schema"]["properties"].items():
+            seen.setdefault(name, (field, []))[1].append(row.name)
+    yield from _head("param", "meaning, of the first model that has it", "models")
+    for name, (field, names) in seen.items():
+        which = f"{len(names)} of {len(rows)}" if len(names) > 4 else ", ".join(f"`{one}`" for one in names)
+        yield f"| `{name}` | {field['description']}{_allowed(field)} | {which} |"
+
+
 def params() -> Iterator[str]:
     for row in catalogue.rows():
+        if row.engine in OFFERED:
+            continue
         yield f"**`{row.name}`** ({', '.join(row.kinds)})"
         yield ""
         yield from _head("param", "default", "meaning")
@@ -153,6 +205,9 @@ TABLES: dict[str, Callable[[], Iterator[str]]] = {
     "phases": phases,
     "models": models,
     "params": params,
+    "diffusion": diffusion,
+    "licences": licences,
+    "asked": asked,
     "problems": problems,
     "endpoints": endpoints,
 }

@@ -164,11 +164,19 @@ def test_a_worker_gets_longer_to_stop_than_it_takes_to_drain() -> None:
 def test_what_writes_files_has_a_scratch_volume_that_the_image_gives_to_its_user() -> None:
     dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
     user, group = SERVICES["worker"]["user"].split(":")
-    assert f"install -d -o {user} -g {group} -m 0700 /scratch" in dockerfile
+    assert f"install -d -o {user} -g {group} -m 0700 /scratch /models\n" in dockerfile
     for name in ("api", "worker", "gpu-worker"):
-        assert SERVICES[name]["volumes"] == ["scratch:/scratch"]
+        assert SERVICES[name]["volumes"][0] == "scratch:/scratch"
         assert settings_of(name)["FRAMEWRIGHT_SCRATCH_DIR"] == "/scratch"
         assert settings_of(name)["FRAMEWRIGHT_PROVENANCE_DIR"] == "/scratch/provenance"
+
+
+def test_the_gpu_worker_serves_the_models_of_a_volume_that_a_pull_can_fill() -> None:
+    volume, place = SERVICES["gpu-worker"]["volumes"][1].split(":")
+    assert settings_of("gpu-worker")["FRAMEWRIGHT_MODELS_DIR"] == place == "/models"
+    assert "gpu" in settings_of("gpu-worker")["FRAMEWRIGHT_QUEUES"].split(",")
+    name = YAML(typ="safe").load(COMPOSE)["volumes"][volume]["name"]
+    assert f"-v {name}:{place} " in (ROOT / "docs" / "operate.md").read_text()
 
 
 def test_the_image_is_built_by_any_builder_and_runs_as_nobody_special() -> None:

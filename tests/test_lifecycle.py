@@ -324,8 +324,18 @@ def test_events_carry_exactly_what_the_documentation_says(db: Database) -> None:
     lifecycle.release(db, make.claimed(db), Outcome.BAD_INPUT, message="cannot be read", field="/input/image")
     plain = make.submit(db).job
     lifecycle.release(db, make.claimed(db), Outcome.BAD_INPUT, message="cannot be read")
+    resumed = make.submit(db).job
+    for outcome in (Outcome.YIELDED, None):
+        held = make.claimed(db)
+        assert lifecycle.resumed(db, held, 3, exact=True)
+        if outcome:
+            lifecycle.release(db, held, outcome, message="the worker drains")
+        else:
+            make.complete(db, held)
     said: dict[str, list[set[str]]] = {}
-    for event in store.events_after(db, dict.fromkeys((one.id for one in (done, canceled, silent, failed, plain)), 0)):
+    for event in store.events_after(
+        db, dict.fromkeys((one.id for one in (done, canceled, silent, failed, plain, resumed)), 0)
+    ):
         present = {name for name, value in event.data.items() if value is not None}
         said.setdefault(event.type, []).append(present)
         if "retry_of" in present:

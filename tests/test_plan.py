@@ -284,7 +284,8 @@ def test_every_asset_of_a_request_is_listed_by_pointer() -> None:
         ({"kind": "animate", "model": "ltx"}, UnknownModel, "/model"),
         ({"kind": "animate", "model": "hevc"}, UnknownModel, "/model"),
         ({"kind": "animate", "model": "scripted"}, UnknownModel, "/model"),
-        ({"kind": "generate", "model": "ltx"}, UnknownModel, "/kind"),
+        ({"kind": "generate", "model": "ltx"}, UnknownModel, "/model"),
+        ({"kind": "generate"}, InvalidParams, "/params/prompt"),
         ({"kind": "enhance"}, UnknownModel, "/kind"),
         ({"kind": "CANARY"}, InvalidParams, "/kind"),
         ({"kind": "animate"}, InvalidParams, "/input/image"),
@@ -294,7 +295,7 @@ def test_every_asset_of_a_request_is_listed_by_pointer() -> None:
         ({"kind": "pipeline"}, InvalidParams, "/steps"),
         ({"kind": "pipeline", "steps": [{"name": "a", "kind": "pipeline"}]}, InvalidParams, "/steps/0/kind"),
         ({"kind": "pipeline", "model": "x", "steps": [{"name": "a", "kind": "animate"}]}, InvalidParams, "/model"),
-        ({"kind": "pipeline", "steps": [{"name": "a", "kind": "generate"}]}, UnknownModel, "/steps/0/kind"),
+        ({"kind": "pipeline", "steps": [{"name": "a", "kind": "avatar"}]}, UnknownModel, "/steps/0/kind"),
         ({"kind": "pipeline", "steps": [{"name": "a", "kind": "animate"}]}, InvalidParams, "/steps/0/input/image"),
     ],
 )

@@ -7,6 +7,8 @@ import os
 import struct
 import subprocess
 import threading
+import uuid
+import zipfile
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,6 +30,7 @@ from framewright.provenance.credentials import Credentials, load
 from framewright.provenance.manifest import Input, Making
 from framewright.provenance.signing import Unsigned, sign
 from framewright.provenance.verifying import verify
+from workers import provenance
 
 GENERATED = Provenance("c2pa.created", DigitalSource.TRAINED, "A trained model made it.")
 ROWS = {row.name: row.provenance for row in catalogue.rows(test_engines=True)}
@@ -380,3 +383,118 @@ def test_no_row_of_the_catalogue_is_silent_about_its_making() -> None:
         several = any(rule.most > 1 for rule in row.inputs) or all(rule.least == 0 for rule in row.inputs)
         if row.provenance.action != manifest.CREATED and several:
             assert row.provenance.otherwise is not None, row.name
+
+
+MADE = {
+    "video/quicktime": ["-c:v", "prores_ks", "-pix_fmt", "yuv422p10le", "clip.mov"],
+    "image/gif": ["clip.gif"],
+    "audio/wav": ["-f", "lavfi", "-i", "sine", "-t", "0.5", "-map", "1:a", "clip.wav"],
+    "video/webm": ["-c:v", "libvpx-vp9", "-deadline", "realtime", "clip.webm"],
+}
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Callable[[str], Path]:
+    """A file of one of the other types that clips come in."""
+
+    def make(kind: str) -> Path:
+        if kind == "application/zip":
+            with zipfile.ZipFile(tmp_path / "clip.zip", "w") as file:
+                for index in range(3):
+                    file.writestr(f"frame_{index:05}.png", stills.packed(stills.photo()))
+            return tmp_path / "clip.zip"
+        source = ["-f", "lavfi", "-i", "testsrc=size=192x128:rate=25:duration=0.4"]
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error", *source, *MADE[kind]]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        return tmp_path / MADE[kind][-1]
+
+    return make
+
+
+@pytest.mark.parametrize("kind", ["video/quicktime", "image/gif", "audio/wav"])
+def test_a_clip_of_another_format_carries_its_manifest_and_shows_when_it_was_touched(other, settings, made, kind):
+    path = other(kind)
+    with av.open(str(path)) as container:
+        before = [frame.to_ndarray().tobytes() for frame in container.decode()]
+    said = made(path, GENERATED, kind=kind)
+    assert (said["signed"], said["valid"], said["trusted"]) == (True, True, "development")
+    assert said["digital_source_type"] == "trainedAlgorithmicMedia"
+    with av.open(str(path)) as container:
+        assert [frame.to_ndarray().tobytes() for frame in container.decode()] == before
+    touched(path)
+    assert not verify(path, anchors(settings))["valid"]
+
+
+def touched(path: Path) -> None:
+    """One bit of the pictures or of the sound is another."""
+    data = bytearray(path.read_bytes())
+    at = {".mov": data.find(b"mdat") + 3000, ".wav": data.find(b"data") + 3000}.get(path.suffix, len(data) - 300)
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_zip_of_frames_carries_its_manifest_and_its_frames_are_as_they_were(other, settings, made):
+    path = other("application/zip")
+    with zipfile.ZipFile(path) as file:
+        before = {name: file.read(name) for name in file.namelist()}
+    assert made(path, GENERATED, kind="application/zip")["valid"]
+    with zipfile.ZipFile(path) as file:
+        assert file.testzip() is None
+        after = {name: file.read(name) for name in file.namelist() if not name.startswith("META-INF/")}
+        assert {entry.compress_type for entry in file.infolist()} == {zipfile.ZIP_STORED}
+    assert after == before
+    data = bytearray(path.read_bytes())
+    data[data.find(b"IDAT") + 10] ^= 1
+    path.write_bytes(data)
+    assert not verify(path, anchors(settings))["valid"]
+
+
+def test_a_webm_stays_as_it_is_and_has_its_manifest_beside_it(credentials, settings, other, still):
+    path = other("video/webm")
+    before = path.read_bytes()
+    (beside,) = sign(credentials, making(GENERATED, still), [Unsigned("video", path, "video/webm")])
+    assert (beside.of, beside.path) == ("video", path.with_suffix(".c2pa"))
+    assert path.read_bytes() == before
+    said = verify(path, anchors(settings), sidecar=beside.path)
+    assert (said["valid"], said["trusted"], said["job"]) == (True, "development", "job_1")
+    assert said["digital_source_type"] == "trainedAlgorithmicMedia"
+    assert [one["title"] for one in said["ingredients"]] == ["asset_0"]
+    assert [one.name for one in path.parent.iterdir() if one.name.startswith(".")] == []
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    assert not verify(path, anchors(settings), sidecar=beside.path)["valid"]
+
+
+def test_a_file_too_large_to_be_read_whole_has_its_manifest_beside_it(credentials, settings, other, monkeypatch):
+    path = other("image/gif")
+    monkeypatch.setattr(signing, "MOST_WHOLE", 100)
+    before = path.read_bytes()
+    (beside,) = sign(credentials, making(GENERATED), [Unsigned("video", path, "image/gif")])
+    assert path.read_bytes() == before
+    assert verify(path, anchors(settings), sidecar=beside.path)["valid"]
+
+
+def test_a_damaged_manifest_beside_a_file_is_refused(credentials, settings, other):
+    path = other("video/webm")
+    (beside,) = sign(credentials, making(GENERATED), [Unsigned("video", path, "video/webm")])
+    beside.path.write_bytes(beside.path.read_bytes()[:2000])
+    with pytest.raises(UnsupportedMedia):
+        verify(path, anchors(settings), sidecar=beside.path)
+
+
+def test_what_a_worker_publishes_of_a_webm_has_its_manifest_among_the_outputs(credentials, settings, other, still):
+    path, small = other("video/webm"), still
+    outputs = [
+        {"name": "video", "path": str(path), "content_type": "video/webm", "meta": {}},
+        {"name": "poster", "path": str(small), "content_type": "image/jpeg", "meta": {}},
+    ]
+    claim = SimpleNamespace(
+        job_id=uuid.uuid4(), step_name="main", kind="animate", model="scripted", inputs={}, params={}
+    )
+    track = SimpleNamespace(report=lambda _: None)
+    published = provenance.signed(
+        *(credentials, claim, outputs, {}, path.parent), track=track, canceled=lambda: False, tsa_url=None
+    )
+    assert [one["name"] for one in published] == ["video", "poster", "manifest"]
+    assert (published[2]["content_type"], published[2]["meta"]) == ("application/c2pa", {"of": "video"})
+    assert verify(path, anchors(settings), sidecar=Path(published[2]["path"]))["valid"]
+    assert verify(small, anchors(settings))["valid"]

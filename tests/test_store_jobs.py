@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -190,16 +191,19 @@ def test_events_of_a_tenant_since_a_time(db: Database) -> None:
 def test_the_events_say_what_happened(db: Database) -> None:
     job_id = make.submit(db).job.id
     lifecycle.release(db, make.claimed(db, "w7"), Outcome.RUNNER_LOST, message="the runner died")
-    make.complete(db, make.claimed(db))
+    again = make.claimed(db)
+    assert lifecycle.resumed(db, again, 3, exact=True)
+    make.complete(db, again)
     told = {event.seq: dict(event.data) for event in store.events_after(db, {job_id: 0})}
     step = store.get_job(db, "t1", job_id).steps[0].id
     assert told[1] == {"kind": "animate", "model": "scripted", "steps": 1}
     assert told[2] == {"step": step, "name": "clip", "attempt": 1, "worker": "w7"}
     assert told[3] == {
         "step": step, "name": "clip", "attempt": 1, "outcome": "runner_lost", "message": "the runner died",
-        "final": False, "retry_in_s": 0.0,
+        "final": False, "retry_in_s": 0.0, "resumed_from_step": None,
     }  # fmt: skip
     (output,) = store.get_job(db, "t1", job_id).outputs
+    assert told[5]["resumed_from_step"] == 3
     assert told[5]["artifacts"] == [
         {"id": f"asset_{output.id.hex}", "name": "out.mp4", "content_type": "video/mp4", "size": 1000}
     ]
@@ -217,6 +221,52 @@ def test_attempts_are_told_in_order(db: Database) -> None:
     first, second = store.attempts(db, "t1", job_id)
     assert (first.n, first.worker, first.outcome, first.message) == (1, "w1", Outcome.APP_ERROR, "bug")
     assert (second.n, second.worker, second.outcome, second.ended_at) == (2, "w2", None, None)
+
+
+def test_an_attempt_says_once_from_which_step_it_goes_on_and_only_while_it_lasts(db: Database) -> None:
+    job_id = make.submit(db).job.id
+    first = make.claimed(db)
+    assert lifecycle.resumed(db, first, 4, exact=False)
+    assert not lifecycle.resumed(db, first, 9, exact=True)
+    lifecycle.release(db, first, Outcome.YIELDED, message="drain")
+    assert not lifecycle.resumed(db, first, 9, exact=True)
+    second = make.claimed(db)
+    lifecycle.release(db, second, Outcome.YIELDED, message="drain")
+    assert not lifecycle.resumed(db, second, 0, exact=True)
+    told = [(attempt.resumed_from_step, attempt.exact) for attempt in store.attempts(db, "t1", job_id)]
+    assert told == [(4, False), (None, None)]
+
+
+def test_a_pace_is_that_of_runs_alike_and_scaled_from_others_until_there_are_some(db: Database) -> None:
+    def ran(work: int, seconds: float, **meta: float) -> None:
+        make.submit(db)
+        held = make.claimed(db)
+        make.complete(db, held)
+        make.run(
+            db,
+            "UPDATE steps SET work = %s, started_at = finished_at - make_interval(secs => %s) WHERE id = %s",
+            (work, seconds, held.step_id),
+        )
+        make.run(
+            db, "UPDATE artifacts SET meta = meta || %s::jsonb WHERE step_id = %s", (json.dumps(meta), held.step_id)
+        )
+
+    def paced(steps: int, work: int) -> tuple[int, float, float]:
+        return store.paced(db, "animate", "scripted", steps=steps, work=work)
+
+    assert paced(10, 100) == (0, 0.0, 0.0)
+    ran(200, 99)  # what has no pace says nothing
+    ran(200, 12, step_s=1.0, steps=10, resumed_from_step=5)  # and neither does half a run
+    assert paced(10, 100).n == 0
+    for _ in range(3):
+        ran(200, 12, step_s=1.0, steps=10)
+    # Two seconds around the steps, and half the work in each of them.
+    assert paced(20, 100) == (3, pytest.approx(12), pytest.approx(12))
+    for step_s in (0.1, 0.2, 0.3):
+        ran(100, 2 + 10 * step_s, step_s=step_s, steps=10)
+    n, p50_s, p90_s = paced(20, 100)
+    assert (n, p50_s) == (3, pytest.approx(6))
+    assert p90_s == pytest.approx(7.6)
 
 
 def test_durations_are_those_of_the_last_successes(db: Database) -> None:

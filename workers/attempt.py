@@ -17,6 +17,7 @@ from framewright.doorbells import Ringer
 from framewright.errors import DatabaseUnavailable
 from framewright.events import Live
 from framewright.jobs import Artifact, Claim, Outcome, Progress
+from framewright.models.home import Home
 from framewright.provenance.credentials import Credentials
 from framewright.settings import Settings
 from framewright.storage import Storage
@@ -60,11 +61,15 @@ class Ended(Exception):
 
 
 class Attempt:
-    """Runs `claim` on `child`; the number tells this run's messages from those of others."""
+    """Runs `claim` on the child that `runner` answers; the number tells this run's messages from those of others.
 
-    def __init__(self, tools: Tools, claim: Claim, child: Child, number: int) -> None:
+    `runner` is asked while the lease is kept, because making room for another model can take a while.
+    """
+
+    def __init__(self, tools: Tools, claim: Claim, runner: Callable[[], Child], number: int) -> None:
         self.claim = claim
-        self._tools, self._child, self._number = tools, child, number
+        self._tools, self._runner, self._number = tools, runner, number
+        self._child: Child | None = None
         settings = tools.settings
         self._track = Track(lambda progress: tools.live.progress(claim, progress))
         self._hard = time.monotonic() + claim.timeout_s
@@ -147,22 +152,27 @@ class Attempt:
     def _rendered(
         self, place: Place, inputs: transfer.Paths, resume: Mapping[str, Any] | None
     ) -> Sequence[Mapping[str, Any]]:
-        self._child.order("run", self._order(place, inputs, resume))
+        with self._track.ours():
+            child = self._child = self._runner()
+        child.order("run", self._order(place, inputs, resume))
         running = True
         try:
+            if self.halt.why is not None:
+                # It was said before there was anybody to pass it on to.
+                self._asked(self.halt.why)
             while True:
-                message = self._next()
+                message = self._next(child)
                 running = message.word not in {"done", "ended"}
                 if message.word == "done":
                     outputs: list[dict[str, Any]] = message.facts["outputs"]
                     return outputs
                 if message.word == "ended":
-                    raise Ended(self._ended(message))
+                    raise Ended(self._ended(message, child))
                 self._hear(message)
         finally:
             self._checkpoints.close()
             if running:
-                self._child.kill()
+                child.kill()
 
     def _order(self, place: Place, inputs: transfer.Paths, resume: Mapping[str, Any] | None) -> dict[str, Any]:
         claim, settings = self.claim, self._tools.settings
@@ -172,7 +182,13 @@ class Attempt:
             "job": claim.job_id.hex,
             "step": claim.step_name,
             "attempt": claim.attempt,
-            "engine": claim.engine,
+            "engine": claim.engine.partition(":")[0],
+            "model": claim.model,
+            "models": {
+                "root": str(Home.of(settings).root),
+                "accepted": settings.accepted_licences,
+                "catalogue": str(settings.catalogue) if settings.catalogue else None,
+            },
             "params": dict(claim.params),
             "inputs": inputs,
             "workdir": str(place.work),
@@ -182,11 +198,11 @@ class Attempt:
             "max_pixels": settings.max_pixels,
         }
 
-    def _next(self) -> Message:
+    def _next(self, child: Child) -> Message:
         """The next message of this run; `Ended` when the runner dies, hangs, or takes too long."""
         while True:
             try:
-                item = self._child.inbox.get(timeout=max(0.0, self._patience_ends() - time.monotonic()))
+                item = child.inbox.get(timeout=max(0.0, self._patience_ends() - time.monotonic()))
             except queue.Empty:
                 self._out_of_patience()
                 continue
@@ -196,7 +212,7 @@ class Attempt:
                 return item
 
     def _patience_ends(self) -> float:
-        return min(self._hard, self._track.moved_at + self._stall_s, self.halt.deadline)
+        return min(self._hard, self._track.quiet_until(self._stall_s), self.halt.deadline)
 
     def _out_of_patience(self) -> None:
         now = time.monotonic()
@@ -204,8 +220,8 @@ class Attempt:
             raise Ended(Verdict(Outcome.YIELDED, "the worker drains and the step reached no boundary in time"))
         if now >= self._hard:
             raise Ended(self._timed_out())
-        if now >= self._track.moved_at + self._stall_s:
-            raise Ended(Verdict(Outcome.STALLED, f"the step made no progress for {self._stall_s:g} s"))
+        if now >= self._track.quiet_until(self._stall_s):
+            raise Ended(Verdict(Outcome.STALLED, f"the step made no progress for {now - self._track.moved_at:.0f} s"))
 
     def _timed_out(self) -> Verdict:
         phase = self._track.snapshot.phase
@@ -216,14 +232,14 @@ class Attempt:
             return self._stopped()
         return Verdict(Outcome.HOST_OOM if gone.out_of_memory else Outcome.RUNNER_LOST, gone.sentence)
 
-    def _ended(self, message: Message) -> Verdict:
+    def _ended(self, message: Message, child: Child) -> Verdict:
         verdict = Verdict(Outcome(message.facts["outcome"]), message.facts["message"], message.facts["field"])
         if verdict.outcome in _STOPPED:
             self._checkpoints.flush(min(FLUSH_S, max(0.0, self.halt.deadline - time.monotonic())))
             return self._stopped()
         if verdict.outcome in (Outcome.GPU_ERROR, Outcome.GPU_OOM, Outcome.HOST_OOM):
             # What such an error leaves behind in the process is anybody's guess.
-            self._child.kill()
+            child.kill()
         return verdict
 
     def _stopped(self) -> Verdict:
@@ -239,12 +255,17 @@ class Attempt:
                 self._track.report(Progress(**facts["progress"]))
             case "preview":
                 self._tools.live.preview(self.claim, message.blob, facts["mime"], facts["w"], facts["h"])
+            case "resumed":
+                step, exact = int(facts["step"]), bool(facts["exact"])
+                self._answered(lambda: lifecycle.resumed(self._tools.db, self.claim, step, exact=exact))
             case "checkpoint":
                 self._checkpoints.offer(facts["state"], [Path(file) for file in facts["files"]])
 
     def _asked(self, why: Why) -> None:
-        self._child.order("stop", {"run": self._number, "why": CANCELED if why is Why.LOST else YIELDED})
-        self._child.nudge()
+        child = self._child
+        if child is not None:
+            child.order("stop", {"run": self._number, "why": CANCELED if why is Why.LOST else YIELDED})
+            child.nudge()
 
     # --- its end
 

@@ -49,10 +49,10 @@ class Gone:
 class Child:
     """One runner process in a session of its own; it is never restarted, its owner makes another.
 
-    What the runner says about a run comes out of `inbox`: messages `progress`, `preview`, `checkpoint`, then one of
-    `done` (outputs) and `ended` (outcome, message, field); and `Gone` once, last, when the process ended for whatever
-    reason. None in the inbox means nothing but "look again". `on_change` is called, from a thread, when the runner
-    became ready or is gone.
+    What the runner says about a run comes out of `inbox`: messages `resumed`, `progress`, `preview`, `checkpoint`, then
+    one of `done` (outputs) and `ended` (outcome, message, field); and `Gone` once, last, when the process ended for
+    whatever reason. None in the inbox means nothing but "look again". `on_change` is called, from a thread, when the
+    runner became ready or is gone.
     """
 
     def __init__(self, on_change: Callable[[], None]) -> None:
@@ -61,6 +61,8 @@ class Child:
         self.gone = threading.Event()
         self.killed = False
         self.capabilities: Mapping[str, Any] | None = None
+        self.holds: str | None = None
+        """The model whose weights it was told to load, if any; it never gives them back."""
         self._on_change = on_change
         self.started = time.monotonic()
         self._oom_kills = _oom_kills()

@@ -46,18 +46,25 @@ def described(
     name: str,
     state: State,
     capabilities: Mapping[str, Any],
+    offered: tuple[str, ...],
+    refused: Mapping[str, str],
     resident: str | None,
     current: Mapping[str, Any] | None,
 ) -> Presence:
-    """The row of a worker whose runner found out `capabilities`; no engine is offered before that."""
-    engines = tuple(capabilities.get("engines", ()))
+    """The row of a worker whose runner found out `capabilities`, and which offers those engines and models now.
+
+    `refused` says of models that are here why they cannot run, `resident` which one is in memory.
+    """
     rows = [
         row
         for row in catalogue.rows(test_engines=settings.test_engines)
-        if row.engine in engines and row.queue in settings.queues
+        if row.capability in offered and row.queue in settings.queues
     ]
-    # None of these rows needs weights, so every model that can run is at hand.
-    models = {"on_disk": sorted(row.name for row in rows), "resident": [resident] if resident else []}
+    models = {
+        "on_disk": sorted(row.name for row in rows),
+        "resident": [resident] if resident else [],
+        "refused": dict(refused),
+    }
     facts = {key: value for key, value in capabilities.items() if key != "engines"}
     return Presence(
         id=name,
@@ -65,7 +72,7 @@ def described(
         pid=os.getpid(),
         version=release(),
         queues=settings.queues,
-        engines=engines,
+        engines=offered,
         kinds=tuple(sorted({kind for row in rows for kind in row.kinds})),
         state=state,
         ttl_s=settings.worker_ttl_s,

@@ -23,8 +23,10 @@ from typing import Any, Final
 
 import psutil
 
+from framewright import catalogue
 from framewright.errors import Canceled, EngineError, Yielded
 from framewright.jobs import Phase, Progress
+from framewright.models.home import Home
 from workers.channel import CANCELED, YIELDED, Channel, ChannelClosed, Message
 from workers.engines import registry
 from workers.engines.run import Engine, Output, Run
@@ -44,6 +46,7 @@ class Runner:
         self._orders: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._stops: dict[int, str] = {}
         self._engines: dict[str, Engine] = {}
+        self._catalogue: str | None = None
 
     def serve(self) -> None:
         """Does what is asked, in order; does not return while the channel is open."""
@@ -102,7 +105,10 @@ class Runner:
         from workers.media import gate
 
         work.stop()
-        name = str(facts["engine"])
+        name, models = str(facts["engine"]), facts["models"]
+        if self._catalogue != models["catalogue"]:
+            self._catalogue = models["catalogue"]
+            catalogue.install(_path(self._catalogue))
         engine = self._engines.get(name) or self._engines.setdefault(name, registry.load(name))
         run = Run(
             job=facts["job"],
@@ -114,8 +120,11 @@ class Runner:
             report=work.report,
             preview=work.preview,
             checkpoint=work.checkpoint,
+            resumed=work.resumed,
             stop=work.stop,
             resume=facts["resume"],
+            model=facts["model"] or "",
+            models=Home(Path(models["root"]), accepted=frozenset(models["accepted"])),
             ffmpeg=_path(facts["ffmpeg"]),
             max_pixels=int(facts["max_pixels"]),
         )
@@ -190,6 +199,9 @@ class _Work:
         # Copies, because the engine goes on and may overwrite its files before they are uploaded.
         copies = [str(shutil.copyfile(file, place / file.name)) for file in files]
         self._channel.send("checkpoint", {"run": self._number, "state": state, "files": copies})
+
+    def resumed(self, step: int, exact: bool) -> None:
+        self._channel.send("resumed", {"run": self._number, "step": step, "exact": exact})
 
     def stop(self) -> None:
         why = self._stops.get(self._number)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
 
-from framewright import ids, lifecycle
+from framewright import catalogue, ids, lifecycle
 from framewright.database import Database
 from framewright.doorbells import Ringer
 from framewright.errors import DatabaseUnavailable
@@ -25,23 +25,31 @@ from workers.attempt import Attempt, Tools
 from workers.child import Child
 from workers.halt import Why
 from workers.scratch import Scratch
+from workers.shelf import Shelf
 
 RESTART_S: Final = (0.0, 0.0, 1.0, 5.0, 15.0, 30.0)
 """Pauses before a runner is started again when the last ones died without having run anything."""
 START_S: Final = 120.0
 """A runner that takes longer to start and to look at the machine is given up."""
 _AWAY_S: Final = 2.0
+WEIGHTS: Final = ":"
+"""In the engine of a step that needs a model's weights: `diffusion:wan-2.1-t2v-1.3b`."""
 _log = logging.getLogger(__name__)
 
 
 class Supervisor:
     """One worker: a claim loop in a thread of its own, a warm runner child, and what tells them to stop.
 
+    A runner holds one model at most. A step of another one gets a new runner, and the old one is ended first, because
+    not all memory of a model comes back otherwise. A step without weights (a camera move, an encode) runs in whichever
+    runner there is, beside the model; one that runs out of memory there ends the runner, and its next try finds room.
+
     Needs neither Celery nor Redis: a doorbell (`hand_over`) only makes the next claim come sooner.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.name = presence.worker_id(settings)
+        catalogue.install(settings.catalogue)
         credentials = tried(settings)
         self._settings = settings
         self._scratch = Scratch(settings.scratch_dir)
@@ -50,6 +58,7 @@ class Supervisor:
             settings, self._db, Storage(settings), Live(settings), Ringer(settings), self._scratch, credentials
         )
         self._engines = presence.candidates(settings)
+        self._shelf = Shelf(settings)
         self._capabilities: dict[str, Any] = {}
         self._changed = threading.Condition()
         self._bell = True  # look for work at once
@@ -61,7 +70,7 @@ class Supervisor:
         self._useless = 0
         self._runs = self._runs_before = 0
         self._ended = False
-        self._resident: str | None = None
+        self._idle_since = time.monotonic()
         self._heartbeat = presence.Heartbeat(self._db, settings, self._described, self._controlled)
         self._hints = HintListener(settings, self._hinted)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
@@ -134,6 +143,7 @@ class Supervisor:
                 try:
                     self._wait_for_bell()
                     self._round()
+                    self._unload_if_idle()
                 except Exception:  # noqa: BLE001 - nothing may end this loop but an order to stop
                     _log.exception("a round failed")
                     self._pause(1.0)
@@ -142,6 +152,8 @@ class Supervisor:
 
     def _wait_for_bell(self) -> None:
         idle_s = self._settings.idle_claim_s * random.uniform(0.8, 1.0)  # noqa: S311 - spreads the fleet
+        if self._resident is not None:
+            idle_s = min(idle_s, max(0.0, self._unload_at - time.monotonic()))
         with self._changed:
             self._changed.wait_for(lambda: self._bell or self._stopping is not None, idle_s)
             self._bell = False
@@ -150,13 +162,12 @@ class Supervisor:
     def _round(self) -> None:
         try:
             while self._stopping is None and self._control == "run":
-                child = self._ready_child()
-                if child is None:
+                if self._ready_child() is None:
                     return
                 claim = self._claimed()
                 if claim is None:
                     return
-                self._execute(claim, child)
+                self._execute(claim)
         except DatabaseUnavailable as error:
             _log.warning("cannot look for work: %s", error.detail)
             self._pause(min(_AWAY_S, self._settings.idle_claim_s))
@@ -167,14 +178,14 @@ class Supervisor:
                 self._changed.notify_all()
 
     def _claimed(self) -> Claim | None:
-        engines = tuple(self._capabilities.get("engines", ()))
+        engines = self._shelf.offered(self._capabilities)
         if not engines:
             return None
         return lifecycle.claim(self._db, self.name, self._settings.queues, engines, lease_s=self._settings.lease_s)
 
-    def _execute(self, claim: Claim, child: Child) -> None:
+    def _execute(self, claim: Claim) -> None:
         self._runs += 1
-        attempt = Attempt(self._tools, claim, child, self._runs)
+        attempt = Attempt(self._tools, claim, lambda: self._runner_for(claim), self._runs)
         with self._changed:
             self._attempt = attempt
             stopping = self._stopping
@@ -187,8 +198,8 @@ class Supervisor:
         finally:
             with self._changed:
                 self._attempt = None
+                self._idle_since = time.monotonic()
                 self._changed.notify_all()
-            self._resident = claim.model or claim.engine
 
     # --- the runner
 
@@ -204,13 +215,48 @@ class Supervisor:
             child.kill()
         return None
 
+    def _runner_for(self, claim: Claim) -> Child:
+        """The warm runner, or a new one when that holds another model than the step needs."""
+        child = self._child
+        wanted = claim.model if WEIGHTS in claim.engine else None
+        if child is None or not child.usable or (wanted and child.holds not in (None, wanted)):
+            if child is not None:
+                _log.info("%s: ends the runner that holds %s", claim.label, child.holds or "no model")
+                child.close()
+            # Orders wait for it in the channel until it is up; one that never comes up is a stalled attempt.
+            child = self._child = Child(self._ring)
+        child.holds = wanted or child.holds
+        if wanted:
+            self._heartbeat.hurry()
+        return child
+
+    @property
+    def _resident(self) -> str | None:
+        """The model that is in memory, as far as we know."""
+        child = self._child
+        return child.holds if child is not None and not child.killed and not child.gone.is_set() else None
+
+    @property
+    def _unload_at(self) -> float:
+        return self._idle_since + self._settings.unload_s
+
+    def _unload_if_idle(self) -> None:
+        child, held = self._child, self._resident
+        if child is None or held is None or time.monotonic() < self._unload_at:
+            return
+        _log.info("unloads %s: nothing to do for %g s", held, self._settings.unload_s)
+        child.close()
+        self._heartbeat.hurry()
+        # The next round starts an empty one, so that the first step after this need not wait for it.
+        self._ring()
+
     def _started(self) -> Child | None:
         if self._child is not None:
             # What it held, GPU memory above all, is free only once it is reaped.
             self._child.close()
         useless = self._child is not None and self._runs == self._runs_before
         self._useless = self._useless + 1 if useless else 0
-        self._child, self._resident, self._runs_before = None, None, self._runs
+        self._child, self._runs_before = None, self._runs
         pause_s = RESTART_S[min(self._useless, len(RESTART_S) - 1)]
         if pause_s:
             _log.error("the runner cannot start; trying again in %g s", pause_s)
@@ -289,6 +335,8 @@ class Supervisor:
             name=self.name,
             state=state,
             capabilities=self._capabilities,
+            offered=self._shelf.offered(self._capabilities),
+            refused=self._shelf.refused(self._capabilities),
             resident=self._resident,
             current=current,
         )

@@ -19,6 +19,8 @@ _SHARES: Final = {
     Phase.UPLOADING: (0.97, 0.99),
 }
 _RENDERING: Final = (0.02, 0.95)
+LOADING_S: Final = 1800.0
+"""How long weights may take from a slow disk: nothing tells how far that is, so it is no stall before this."""
 _ETA_FROM: Final = 0.05
 
 
@@ -37,7 +39,7 @@ class Track:
         self._rendering_since: float | None = None
         self.snapshot = Progress()
         self.moves = 0
-        self.patient = False
+        self._ours = False
         self.moved_at = time.monotonic()
 
     def report(self, progress: Progress) -> None:
@@ -56,13 +58,26 @@ class Track:
     @contextmanager
     def ours(self) -> Iterator[None]:
         """For work of the supervisor itself, which has limits of its own: an S3 that is away is not a hung runner."""
-        self.patient = True
+        self._ours = True
         try:
             yield
         finally:
-            self.patient = False
+            self._ours = False
             with self._lock:
                 self._moved()
+
+    @property
+    def patient(self) -> bool:
+        """Whether it counts as moving although nothing is reported: our own work, and a model that is being loaded."""
+        return self._ours or (self._loading and time.monotonic() < self.moved_at + LOADING_S)
+
+    def quiet_until(self, stall_s: float) -> float:
+        """When an attempt that reports nothing more has stalled (`time.monotonic`)."""
+        return self.moved_at + (max(stall_s, LOADING_S) if self._loading else stall_s)
+
+    @property
+    def _loading(self) -> bool:
+        return self.snapshot.phase == Phase.LOADING_MODEL
 
     def _moved(self) -> None:
         self.moves += 1

@@ -13,7 +13,9 @@ from api.submitting import planned
 from api.views import View
 from framewright import store
 from framewright.params import JobRequest
-from framewright.plan import Plan, estimate
+from framewright.plan import Plan, StepPlan, estimate
+from framewright.rows import Durations
+from framewright.store.jobs import ALIKE
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
 
@@ -76,9 +78,24 @@ def estimate_job(body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], p
     )
 
 
+def _steps(step: StepPlan) -> int:
+    """Denoise steps of a model's weights; 0 for engines without."""
+    return int(step.params["steps"]) if ":" in step.engine else 0
+
+
+def _past(parts: P, step: StepPlan) -> Durations | None:
+    """What such steps took until now, at the measured pace where it is one of a model's; None if too few did."""
+    if steps := _steps(step):
+        paced = store.paced(parts.db, step.kind, step.model, steps=steps, work=step.work)
+        return paced if paced.n >= ALIKE else None
+    taken = store.durations(parts.db, step.kind, step.model)
+    return taken if taken.n >= ENOUGH else None
+
+
 def _seconds(parts: P, plan: Plan) -> tuple[float, float, str]:
-    past = [store.durations(parts.db, step.kind, step.model) for step in plan.steps]
-    if all(one.n >= ENOUGH for one in past):
-        return round(sum(one.p50_s for one in past), 1), round(sum(one.p90_s for one in past), 1), "recent_jobs"
+    past = [_past(parts, step) for step in plan.steps]
+    if all(past):
+        basis = "measured" if any(_steps(step) for step in plan.steps) else "recent_jobs"
+        return round(sum(one.p50_s for one in past if one), 1), round(sum(one.p90_s for one in past if one), 1), basis
     guess = estimate(plan)
     return guess.seconds_p50, guess.seconds_p90, guess.basis

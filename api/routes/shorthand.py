@@ -15,13 +15,14 @@ from api.parts import P
 from api.submitting import submit
 from api.views import JobView, View
 from framewright import catalogue, ids, store
-from framewright.errors import FieldError, FramewrightError, InvalidParams, UnknownModel
+from framewright.catalogue.asking import MAX_PROMPT
+from framewright.errors import FieldError, FramewrightError, InvalidParams
 from framewright.jobs import Status
 from framewright.params import Input, JobRequest, Strict
 
 router = APIRouter(prefix="/api/video", tags=["shorthand"])
 
-Prompt = Annotated[str, Field(min_length=1, max_length=4000)]
+Prompt = Annotated[str, Field(min_length=1, max_length=MAX_PROMPT)]
 Name = Annotated[str, Field(max_length=64)]
 
 
@@ -54,10 +55,6 @@ class ShorthandView(View):
 def generate_video(
     body: GenerateShorthand, parts: P, who: JobsWrite, idempotency: Idempotent, response: Response
 ) -> ShorthandView:
-    """Needs a text-to-video model; an installation without one says so at once."""
-    if "generate" not in catalogue.kinds(test_engines=parts.settings.test_engines):
-        detail = "no text-to-video model is installed here; `GET /api/v1/models` lists what is"
-        raise UnknownModel(detail, fields=(FieldError("/model", "unknown_model", detail),))
     request = JobRequest(kind="generate", model=body.model, params={"prompt": body.prompt, **body.params})
     return _made(parts, who, request, idempotency, response)
 
@@ -87,14 +84,18 @@ def _made(parts: P, who: JobsWrite, request: JobRequest, idempotency: Idempotent
     try:
         submitted = submit(parts, who, request, idempotency)
     except FramewrightError as error:
-        # The picture stands at the top here.
-        error.fields = tuple(replace(field, pointer=field.pointer.removeprefix("/input")) for field in error.fields)
+        # Picture and prompt stand at the top here.
+        error.fields = tuple(replace(field, pointer=_at_the_top(field.pointer)) for field in error.fields)
         raise
     short = _short(parts, parts.views.job(submitted.job))
     response.headers["Location"] = short.status_url
     if submitted.replayed:
         response.headers["Idempotent-Replayed"] = "true"
     return short
+
+
+def _at_the_top(pointer: str) -> str:
+    return "/prompt" if pointer == "/params/prompt" else pointer.removeprefix("/input")
 
 
 def _short(parts: P, job: JobView) -> ShorthandView:

@@ -36,8 +36,11 @@ from framewright.rows import AssetRow
 
 router = APIRouter(prefix="/api/v1", tags=["assets"])
 
-TYPES = ("video/mp4", "image/png", "image/jpeg", "image/webp")
-ASSET_TYPES = frozenset({*TYPES, "video/quicktime"})
+TYPES = (
+    *("video/mp4", "video/quicktime", "image/png", "image/jpeg", "image/webp"),
+    *("image/gif", "audio/wav", "application/zip"),
+)
+ASSET_TYPES = frozenset(TYPES)
 CURL = "curl --data-binary @clip.mp4 -H 'Content-Type: video/mp4' -H 'Authorization: Bearer KEY' URL/api/v1/verify"
 _EXAMPLE_ASSET = "asset_01936f2d9c3a7c1e8b5d2f4a6c8e0b1d"
 
@@ -171,7 +174,7 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json
     summary="Read what a file says of its making",
 )
 async def verify_file(request: Request, parts: P, who: AssetsRead) -> VerifyView:
-    """Checks the C2PA manifest of an MP4, PNG, JPEG or WebP. A file without one answers `signed: false`."""
+    """Checks the C2PA manifest of an MP4, MOV, PNG, JPEG, WebP, GIF, WAV or ZIP; without one, `signed` is false."""
     if JSON in request.scope:
         row = await run_in_threadpool(_asset, parts, who, request.scope[JSON])
         async with _fetched(parts, row) as path:

@@ -6,47 +6,102 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
-from math import floor
+from functools import cache
+from math import floor, isqrt, log
 from types import MappingProxyType
 from typing import Any, Literal
 
-from framewright.params import Params
+from framewright.catalogue.diffusion import Diffusion
+from framewright.params import Params, Slot
 
 Medium = Literal["image", "video"]
+Accepted = Literal["image", "video", "audio"]
 
 
 @dataclass(frozen=True, slots=True)
 class Licence:
-    """Under which terms a model's outputs may be used."""
+    """Under which terms a model may be run and its outputs used.
+
+    `excluded_regions` (ISO 3166, and EU) are those where it grants nothing; from a yearly revenue of `revenue_cap_usd`
+    on it takes a paid one.
+    """
 
     name: str
     url: str | None = None
     commercial: bool = True
     note: str | None = None
+    accept: bool = False
+    """Whether an operator must accept the terms before the weights are fetched and used."""
+    excluded_regions: tuple[str, ...] = ()
+    revenue_cap_usd: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class InputRule:
-    """One input slot: what it accepts, and how many (`images` is the only slot that takes more than one)."""
+    """One input slot: what it accepts, and how many (more than one only in the slots that are lists)."""
 
-    slot: Literal["image", "images", "video"]
-    accepts: Medium
+    slot: Slot
+    accepts: Accepted
     least: int = 1
     most: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """Sizes of about `base` x `base` pixels in every shape up to 4:1, of which a pipeline itself takes one.
+
+    Its choice among them is by a ratio rounded to five digits, so that it takes another one for a picture that has one
+    of the sizes already. Only those that it leaves as they are can be promised.
+    """
+
+    base: int
+    patch: int = 16
+
+    def every(self) -> tuple[tuple[int, int], ...]:
+        """The pipeline's list, from the tallest to the widest."""
+        patches = round((self.base / self.patch) ** 2)
+        return tuple(
+            (wide * self.patch, tall * self.patch)
+            for tall in range(patches, 0, -1)
+            for wide in range(max(1, patches // (tall + 1)), patches // tall + 1)
+            if max(wide, tall) <= 4 * min(wide, tall)
+        )
+
+    def taken(self, width: int, height: int) -> tuple[int, int]:
+        """The size that the pipeline takes for a picture of that size."""
+        shape = height / width
+        apart = {size: round(size[1] / size[0], 5) - shape for size in self.every()}
+        fitting = {size: gap for size, gap in apart.items() if (gap <= 0 if shape >= 1 else gap >= 0)}
+        return min(fitting, key=lambda size: abs(fitting[size]), default=(0, 0))
+
+    def nearest(self, width: int, height: int) -> tuple[int, int]:
+        """Of the sizes that the pipeline leaves as they are, the nearest in shape."""
+        return min(_kept(self), key=lambda size: abs(log(size[0] * height / (size[1] * width))))
+
+
+@cache
+def _kept(buckets: Buckets) -> tuple[tuple[int, int], ...]:
+    return tuple(size for size in buckets.every() if buckets.taken(*size) == size)
 
 
 @dataclass(frozen=True, slots=True)
 class SizeRule:
     """Sides in pixels. `source` says where the size comes from when the request names none.
 
-    picture: the one picture's own, at most `long_edge`; images: that of the first image; params: the params' default.
+    picture: the one picture's own, at most `long_edge`; images: that of the first image; params: the params' default;
+    model: `default`, or its area in the shape of the first picture. `max_area` bounds width x height. A row with
+    `only` makes these sizes and no other; one with `buckets` those of its own list that are nearest in shape.
     """
 
-    source: Literal["picture", "images", "params"]
+    source: Literal["picture", "images", "params", "model"]
     multiple: int = 2
     least: int = 32
     most: int = 4096
     long_edge: int | None = None
+    default: tuple[int, int] | None = None
+    max_area: int | None = None
+    only: tuple[tuple[int, int], ...] = ()
+    buckets: Buckets | None = None
 
     def up(self, side: int) -> int:
         """The next allowed side that is not smaller: padding loses nothing, scaling by a pixel blurs it all."""
@@ -57,13 +112,47 @@ class SizeRule:
         near = floor(Fraction(side) / self.multiple + Fraction(1, 2)) * self.multiple
         return min(max(near, self.up(self.least)), self.most // self.multiple * self.multiple)
 
+    def shaped(self, width: int, height: int) -> tuple[int, int]:
+        """The allowed size nearest to this shape whose area is at most that of the default."""
+        if self.buckets is not None:
+            return self.buckets.nearest(width, height)
+        if self.only or self.default is None:
+            return self.default or self.only[0]
+        room, least, most = self.default[0] * self.default[1], self.up(self.least), self.most
+        wide = min(max(self._down(isqrt(room * width // height)), least), most)
+        tall = min(max(self._down(isqrt(room * height // width)), least), most)
+        # A short side that had to grow to the least takes its area from the long one.
+        return (
+            (min(wide, self._down(room // tall)), tall) if wide > tall else (wide, min(tall, self._down(room // wide)))
+        )
+
+    def _down(self, side: int) -> int:
+        return side // self.multiple * self.multiple
+
 
 @dataclass(frozen=True, slots=True)
 class FrameRule:
-    """How many frames come out: from `seconds` x `fps`, one for each image, or as the params' `frames` say."""
+    """How many frames come out: from `seconds` x `fps`, one for each image, or as the params' `frames` say.
+
+    Where the params say, the counts are `stride` x n + `offset` from `least` to `most`, and `default` without a word.
+    """
 
     source: Literal["seconds", "images", "params"]
     most: int
+    stride: int = 1
+    offset: int = 0
+    least: int = 1
+    default: int | None = None
+
+    def up(self, frames: int) -> int:
+        """The next allowed count that is not smaller: a few frames more lose nothing."""
+        return max(self.least, -(-(frames - self.offset) // self.stride) * self.stride + self.offset)
+
+    def down(self, frames: int) -> int:
+        """The next allowed count that is not larger, for what has to come out of so many frames; 0 when none is."""
+        count = min(frames, self.most)
+        fitting = (count - self.offset) // self.stride * self.stride + self.offset
+        return fitting if fitting >= self.least else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,11 +243,20 @@ class ModelRow:
     speed: SpeedRule
     provenance: Provenance
     seed: SeedRule | None = None
+    diffusion: Diffusion | None = None
+    """What a worker has to know to run it, where it is a diffusion model."""
+    elsewhere: str | None = None
+    """Why no worker of this installation can run it, where that is so; such a model is listed and refused."""
     not_yet: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     """Params that are accepted for clients written against the full contract, and why they change nothing yet."""
     presets: tuple[Preset, ...] = ()
     needs: Needs = Needs()
     test_only: bool = False
+
+    @property
+    def capability(self) -> str:
+        """What a worker must offer to run it: the engine, and where there are weights, theirs."""
+        return f"{self.engine}:{self.name}" if self.diffusion else self.engine
 
     def preset(self, name: str) -> Preset | None:
         return next((preset for preset in self.presets if preset.name == name), None)

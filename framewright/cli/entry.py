@@ -14,7 +14,7 @@ from framewright.cli.output import Out, visible
 from framewright.cli.parser import parser
 from framewright.cli.spelling import typed
 from framewright.client import ApiError, DownloadCorrupt, Unreachable
-from framewright.errors import FramewrightError
+from framewright.errors import FramewrightError, HubRefused, HubUnavailable
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
@@ -75,6 +75,8 @@ def _status(error: FramewrightError) -> Exit:
         (Interrupted, Exit.INTERRUPTED),
         (Unreachable, Exit.UNREACHABLE),
         (DownloadCorrupt, Exit.UNREACHABLE),
+        (HubUnavailable, Exit.UNREACHABLE),
+        (HubRefused, Exit.REFUSED),
     )
     return next((status for kind, status in kinds if isinstance(error, kind)), Exit.MACHINE)
 

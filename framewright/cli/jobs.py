@@ -19,6 +19,8 @@ from framewright.client.transfer import free_name
 
 PAGE = 100
 
+_ENDINGS = {"audio/wav": ".wav", "application/c2pa": ".c2pa"}  # not known everywhere
+
 
 def ls(args: argparse.Namespace, out: Out) -> int:
     query = {
@@ -113,7 +115,8 @@ def download(args: argparse.Namespace, out: Out) -> int:
 def _name(job: Job, output: Output) -> Path:
     """`job_….video.mp4`: the service's name for the output is no file name."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", output.name)
-    return free_name(Path(f"{job.id}.{plain}{mimetypes.guess_extension(output.content_type) or ''}"))
+    ending = _ENDINGS.get(output.content_type) or mimetypes.guess_extension(output.content_type) or ""
+    return free_name(Path(f"{job.id}.{plain}{ending}"))
 
 
 def _events(client: Client, args: argparse.Namespace, out: Out) -> int:

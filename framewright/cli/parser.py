@@ -43,6 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _assets(commands)
     _keys(commands)
     _service(commands)
+    _models(commands)
     return top
 
 
@@ -190,7 +191,9 @@ def _assets(commands: Commands) -> None:
         commands, "verify", "verifying:verify", "what a file says of how it was made, and whether it holds"
     )
     verify.add_argument(
-        "file", metavar="FILE", help="an MP4, PNG, JPEG or WebP here, or the id of an asset (asset_...)"
+        "file",
+        metavar="FILE",
+        help="an MP4, MOV, PNG, JPEG, WebP, GIF, WAV or ZIP here, or the id of an asset (asset_...)",
     )
 
 
@@ -218,7 +221,24 @@ def _service(commands: Commands) -> None:
     ):
         control.add_argument(f"--{verb}", metavar="WORKER", help=text)
     _command(commands, "queues", "service:queues", "how much waits where")
-    _command(commands, "models", "service:models", "what can be asked for")
+
+
+def _models(commands: Commands) -> None:
+    """`models` alone asks the service, as it always did; its commands are about weights on this machine."""
+    models = _command(commands, "models", "service:models", "what can be asked for; and weights on this machine")
+    weights = models.add_subparsers(title="weights on this machine", metavar="COMMAND")
+    _command(weights, "ls", "models:ls", "which weights are here, and in what state", http=False)
+    show = _command(weights, "show", "models:show", "one model: state, source, licence, parts", http=False)
+    show.add_argument("model", metavar="MODEL")
+    pull = _command(weights, "pull", "models:fetch", "fetch weights from the hub, or go on fetching", http=False)
+    pull.add_argument("models", nargs="+", metavar="MODEL")
+    pull.add_argument("--accept-licence", action="store_true", help="you have read the licence and accept it")
+    verify = _command(weights, "verify", "models:check", "read weights again and compare them", http=False)
+    verify.add_argument("models", nargs="*", metavar="MODEL", help="default: all that are here")
+    rm = _command(weights, "rm", "models:rm", "remove weights", http=False)
+    rm.add_argument("models", nargs="+", metavar="MODEL")
+    rm.add_argument("-y", "--yes", action="store_true", help="do not ask")
+    _command(weights, "du", "models:du", "how much room weights take", http=False)
 
 
 def _count(text: str) -> int:

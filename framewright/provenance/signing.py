@@ -25,8 +25,18 @@ from framewright.provenance import manifest
 from framewright.provenance.credentials import Credentials
 from framewright.provenance.manifest import Making
 
-FORMATS: Final = frozenset({"video/mp4", "image/jpeg", "image/png", "image/webp"})
+CLIPS: Final = frozenset({"video/mp4", "video/quicktime"})
+WHOLE: Final = frozenset({"image/jpeg", "image/png", "image/webp", "image/gif", "audio/wav", "application/zip"})
+"""What carries a manifest too, but is read into memory for it."""
+FORMATS: Final = CLIPS | WHOLE
 """What can carry a manifest."""
+BESIDE: Final = frozenset({"video/webm"})
+"""What cannot, and has it in a file of its own."""
+MOST_WHOLE: Final = 256 << 20
+"""A larger file of `WHOLE` has its manifest beside it as well (bytes)."""
+SIDECAR: Final = "application/c2pa"
+_FAMILIES: Final = {"application/zip": "application/x-zip"}
+"""Types that the library calls by another name."""
 MEMORY: Final = 2_000_000_000
 """Address space of the child (bytes); it takes 0.55 GB of memory for a clip of any size, and a picture's size more."""
 MOST_ADDED: Final = 32 << 20
@@ -45,6 +55,19 @@ class Unsigned:
     path: Path
     content_type: str
 
+    @property
+    def embeds(self) -> bool:
+        """Whether its manifest goes into it."""
+        return self.content_type in CLIPS or (self.content_type in WHOLE and self.path.stat().st_size <= MOST_WHOLE)
+
+
+@dataclass(frozen=True, slots=True)
+class Sidecar:
+    """The manifest of an output that does not carry it: it holds for exactly its bytes."""
+
+    of: str
+    path: Path
+
 
 def sign(
     credentials: Credentials,
@@ -53,27 +76,34 @@ def sign(
     *,
     canceled: Callable[[], bool] = lambda: False,
     tsa_url: str | None = None,
-) -> None:
+) -> list[Sidecar]:
     """Replaces each file by the same with a signed manifest in it, or leaves it as it was.
+
+    A file that cannot carry one stays as it is, and its manifest comes to lie beside it (`.c2pa`).
 
     Runs in constant memory; needs room for two further copies of the largest file beside it. `SigningFailed` when it
     cannot be done, `BadInput` when an input carries too large a manifest, `OSError` for the disk, `Canceled` soon after
     `canceled` says so.
     """
     for file in files:
-        if file.content_type not in FORMATS:
+        if file.content_type not in FORMATS | BESIDE:
             raise SigningFailed(f"{file.name}: a file of type {file.content_type} can carry no signed manifest")
     credentials.check_valid()
     targets = [file.path.with_name(f".{file.path.name}.signed") for file in files]
     order = _order(credentials, making, list(zip(files, targets, strict=True)), tsa_url)
+    beside: list[Sidecar] = []
     try:
         with _Signer(order, folder=files[0].path.parent if files else Path()) as signer:
             _serve(signer, credentials, len(files), canceled)
-        for file, target in zip(files, targets, strict=True):
-            target.replace(file.path)
+        for file, target, said in zip(files, targets, order["files"], strict=True):
+            if said["embed"]:
+                target.replace(file.path)
+            else:
+                beside.append(Sidecar(file.name, target.replace(file.path.with_suffix(".c2pa"))))
     finally:
         for target in targets:
             target.unlink(missing_ok=True)
+    return beside
 
 
 def _order(
@@ -98,7 +128,8 @@ def _order(
                 "name": file.name,
                 "source": str(file.path),
                 "target": str(target),
-                "content_type": file.content_type,
+                "content_type": _FAMILIES.get(file.content_type, file.content_type),
+                "embed": file.embeds,
                 "manifest": manifest.document(making, file.name, now),
             }
             for file, target in files

@@ -46,6 +46,9 @@ class _Disk:
     def tell(self) -> int:
         return self._file.tell()
 
+    def truncate(self) -> None:
+        self._file.truncate()
+
     def flush(self) -> None:
         self._file.flush()
 
@@ -65,7 +68,9 @@ def main() -> None:
                 disk = _Disk(target)
                 _sign(c2pa, order, file, source, disk)
                 os.fsync(target.fileno())
-                added = os.fstat(target.fileno()).st_size - os.fstat(source.fileno()).st_size
+                added = os.fstat(target.fileno()).st_size
+                if file["embed"]:
+                    added -= os.fstat(source.fileno()).st_size
         except (c2pa.C2paError, OSError) as error:
             number = error.errno if isinstance(error, OSError) else disk and disk.errno
             box.say({"failed": f"{type(error).__name__.strip('_')}: {error}", "errno": number})
@@ -82,7 +87,16 @@ def _sign(c2pa: Any, order: dict[str, Any], file: dict[str, Any], source: IO[byt
         _ask, c2pa.C2paSigningAlg[order["algorithm"]], order["chain"], order["tsa_url"] or None
     )
     context = c2pa.Context.from_dict(box.library_settings(hosts=tuple(order["hosts"])))
-    _builder(c2pa, context, order, file["manifest"]).sign(signer, file["content_type"], source, target)
+    builder = _builder(c2pa, context, order, file["manifest"])
+    if file["embed"]:
+        builder.sign(signer, file["content_type"], source, target)
+        return
+    # Bound to all bytes of the file, whatever they are. The library checks itself on a copy, which gives way to it.
+    builder.set_no_embed()
+    manifest = builder.sign(signer, "application/octet-stream", source, target)
+    target.seek(0)
+    target.truncate()
+    target.write(manifest)
 
 
 def _builder(c2pa: Any, context: Any, order: dict[str, Any], manifest: dict[str, Any]) -> Any:

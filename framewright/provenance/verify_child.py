@@ -15,6 +15,7 @@ from framewright.provenance.labels import JOB, SOURCES
 
 MEMORY = 1_500_000_000
 MOST = 100
+MOST_BESIDE = 33 << 20
 LONGEST = 300
 UNTRUSTED = "signingCredential.untrusted"
 
@@ -23,16 +24,23 @@ def main() -> None:
     import c2pa
 
     family, cpu_s, anchors = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+    beside = _all_of(int(sys.argv[4])) if sys.argv[4] else None
     box.lock(memory=MEMORY, cpu_s=cpu_s, file_bytes=0, files=3)
     try:
         context = c2pa.Context.from_dict(box.library_settings(**anchors))
-        with c2pa.Reader(family, sys.stdin.buffer, context=context) as reader:
+        with c2pa.Reader(family, sys.stdin.buffer, beside, context=context) as reader:
             facts = told(json.loads(reader.json()))
     except c2pa.C2paError.ManifestNotFound:
         facts = {"signed": False}
     except (c2pa.C2paError, ValueError, MemoryError, RecursionError):
         facts = {"refused": True}
     box.say(facts)
+
+
+def _all_of(descriptor: int) -> bytes:
+    """The manifest in the open file of that number, which is closed: as large as any that is made, and no larger."""
+    with open(descriptor, "rb") as file:
+        return file.read(MOST_BESIDE)
 
 
 def told(store: Mapping[str, Any]) -> dict[str, Any]:

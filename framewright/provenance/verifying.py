@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -20,23 +21,27 @@ _HEAD: Final = 32
 _BOXES: Final = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"uuid")
 
 
-def verify(path: Path, anchors: Anchors) -> dict[str, Any]:
+def verify(path: Path, anchors: Anchors, *, sidecar: Path | None = None) -> dict[str, Any]:
     """The facts of `framewright.provenance.verify_child.told`, or only `{"signed": False}`.
 
-    `UnsupportedMedia` when it is no MP4, PNG, JPEG or WebP, or one so damaged that nothing can be said of it.
+    `sidecar` is the manifest of a file that does not carry it; the file is then of any type. `UnsupportedMedia` when it
+    is none that is read here, or one so damaged that nothing can be said of it.
     """
     size = path.stat().st_size
-    with path.open("rb", buffering=0) as file:  # unbuffered, so that the child finds it where we left it
-        family = sniff(file.read(_HEAD))
+    with ExitStack() as kept:
+        file = kept.enter_context(path.open("rb", buffering=0))  # unbuffered: the child finds it where we left it
+        family = "application/octet-stream" if sidecar else sniff(file.read(_HEAD))
         if family is None:
-            raise UnsupportedMedia("only MP4, PNG, JPEG and WebP are verified here, and this is none of them")
+            raise UnsupportedMedia("only MP4, MOV, PNG, JPEG, WebP, GIF, WAV and ZIP are verified, and this is none")
         file.seek(0)
+        beside = kept.enter_context(sidecar.open("rb", buffering=0)).fileno() if sidecar else None
         patience_s = START_S + size / SLOWEST
         command = [sys.executable, "-P", "-m", "framewright.provenance.verify_child"]
         try:
             done = subprocess.run(
-                [*command, family, str(int(patience_s)), json.dumps(asdict(anchors))],
+                [*command, family, str(int(patience_s)), json.dumps(asdict(anchors)), str(beside or "")],
                 stdin=file,
+                pass_fds=() if beside is None else (beside,),
                 capture_output=True,
                 timeout=patience_s,
                 check=False,
@@ -53,8 +58,12 @@ def sniff(head: bytes) -> str | None:
         return "image/png"
     if head.startswith(b"\xff\xd8\xff"):
         return "image/jpeg"
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
-        return "image/webp"
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(head[8:12])
+    if head[:6] in (b"GIF87a", b"GIF89a"):
+        return "image/gif"
+    if head.startswith(b"PK\x03\x04"):
+        return "application/x-zip"
     return "video/mp4" if head[4:8] in _BOXES else None
 
 

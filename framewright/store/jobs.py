@@ -30,7 +30,7 @@ SELECT j.*, fw_status(j.state, j.run_at, w.code) AS status,
                 s.last_error, s.output_artifact) ORDER BY s.idx)
         FROM steps s WHERE s.job_id = j.id) AS steps,
        (SELECT jsonb_agg(jsonb_build_array(a.step_id, s.name, a.n, a.worker_id, a.started_at, a.ended_at, a.outcome,
-                a.message, a.resumed) ORDER BY a.started_at, a.step_id, a.n, a.leg)
+                a.message, a.resumed, a.resumed_from_step, a.exact) ORDER BY a.started_at, a.step_id, a.n, a.leg)
         FROM attempts a JOIN steps s ON s.id = a.step_id WHERE a.job_id = j.id) AS attempts,
        (SELECT jsonb_agg(jsonb_build_array(f.id, s.name, f.name, f.key, f.content_type, f.size,
                 encode(f.sha256, 'hex'),
@@ -172,11 +172,48 @@ def durations(db: Database, kind: str, model: str) -> Durations:
     return Durations(*row) if row else Durations(0, 0.0, 0.0)
 
 
+ALIKE = 3
+"""So many runs of a model at the same size and length say more than many others."""
+
+
+def paced(db: Database, kind: str, model: str, *, steps: int, work: int) -> Durations:
+    """Seconds that a model would take for so many denoise steps, from the pace of its last 200 whole runs.
+
+    `work` is that of the step plan. Of runs with just that much work where there are `ALIKE`; otherwise of all, their
+    pace a step scaled by the work, which is a little too quick for larger clips: attention grows faster than the clip.
+    """
+    with db.connect() as connection:
+        row = connection.execute(
+            """WITH latest AS (
+                   SELECT s.work, extract(epoch FROM s.finished_at - s.started_at)::float8 AS whole_s,
+                          m.step_s, m.steps, s.work = %(work)s AS alike
+                   FROM steps s JOIN artifacts a ON a.id = s.output_artifact,
+                        jsonb_to_record(a.meta) AS m (step_s float8, steps integer, resumed_from_step integer)
+                   WHERE s.kind = %(kind)s AND s.model = %(model)s AND s.state = 'succeeded' AND s.work > 0
+                     AND m.step_s > 0 AND m.steps > 0 AND coalesce(m.resumed_from_step, 0) = 0
+                   ORDER BY s.finished_at DESC LIMIT 200),
+               told AS (
+                   SELECT greatest(whole_s - step_s * steps, 0) + step_s * %(steps)s * %(work)s / work AS seconds
+                   FROM latest WHERE alike OR (SELECT count(*) FROM latest WHERE alike) < %(alike)s)
+               SELECT count(*), coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds), 0),
+                      coalesce(percentile_cont(0.9) WITHIN GROUP (ORDER BY seconds), 0) FROM told""",
+            {"kind": kind, "model": model, "steps": steps, "work": work, "alike": ALIKE},
+        ).fetchone()
+    return Durations(*row) if row else Durations(0, 0.0, 0.0)
+
+
 def blocked(code: str | None, queue: str, engine: str, until: datetime | None, outcome: str | None) -> Blocked | None:
     """Why a step waits, as a sentence; None when it is merely in line."""
     match code:
         case "no_worker":
             return Blocked("no_worker", f"No worker serves queue {queue}.")
+        case "no_capability" if ":" in engine:
+            model = engine.partition(":")[2]
+            sentence = (
+                f"No worker in queue {queue} has the weights of {model} and the memory to run them; on a machine that "
+                f"has run: framewright models pull {model}"
+            )
+            return Blocked("no_capability", sentence)
         case "no_capability":
             return Blocked("no_capability", f"No worker in queue {queue} has engine {engine}.")
         case "workers_offline":
@@ -243,10 +280,10 @@ def _step(row: Sequence[Any]) -> StepRow:
 
 
 def _attempt(row: Sequence[Any]) -> AttemptRow:
-    step, name, n, worker, started, ended, outcome, message, resumed = row
+    step, name, n, worker, started, ended, outcome, message, resumed, from_step, exact = row
     return AttemptRow(
         step, name, n, worker, datetime.fromisoformat(started), _time(ended), Outcome(outcome) if outcome else None,
-        message, resumed,
+        message, resumed, from_step, exact,
     )  # fmt: skip
 
 

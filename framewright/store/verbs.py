@@ -36,6 +36,11 @@ def renew(
     return str(_one(db, "SELECT fw_renew(%s, %s, %s, %s, %s, %s)", values)[0])
 
 
+def resumed(db: Database, claim: Claim, step: int, exact: bool) -> bool:
+    """False when the attempt has ended, or said so before."""
+    return bool(_one(db, "SELECT fw_resumed(%s, %s, %s)", (claim.fence, step, exact))[0])
+
+
 def complete(db: Database, claim: Claim, artifacts: list[dict[str, Any]], *, checkpoints: bool) -> Row:
     """(ok, already or fenced; state of the job; queues; seq)."""
     values = (claim.job_id, claim.step_id, claim.fence, Jsonb(artifacts), checkpoints)

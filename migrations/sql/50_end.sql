@@ -106,7 +106,8 @@ BEGIN
     UPDATE jobs SET event_seq = event_seq + 1 WHERE id = p_job RETURNING * INTO v_job;
     INSERT INTO events (job_id, seq, tenant_id, type, data, at)
     VALUES (p_job, v_job.event_seq, v_job.tenant_id, 'step_succeeded', jsonb_build_object(
-        'step', p_step, 'name', v_step.name, 'attempt', v_step.attempt, 'artifacts', v_names), v_now);
+        'step', p_step, 'name', v_step.name, 'attempt', v_step.attempt, 'artifacts', v_names,
+        'resumed_from_step', (SELECT a.resumed_from_step FROM attempts a WHERE a.fence = p_fence)), v_now);
     IF NOT EXISTS (SELECT 1 FROM steps s WHERE s.job_id = p_job AND s.state <> 'succeeded') THEN
         SELECT s.output_artifact INTO v_result FROM steps s
         WHERE s.job_id = p_job AND s.sink ORDER BY s.idx DESC LIMIT 1;
@@ -180,7 +181,8 @@ BEGIN
     INSERT INTO events (job_id, seq, tenant_id, type, data, at)
     VALUES (p_job, v_seq, v_job.tenant_id, 'attempt_ended', jsonb_build_object(
         'step', p_step, 'name', v_step.name, 'attempt', v_step.attempt, 'outcome', p_outcome, 'message', p_message,
-        'final', v_final, 'retry_in_s', CASE WHEN NOT v_final THEN round(v_delay::numeric, 1) END), v_now);
+        'final', v_final, 'retry_in_s', CASE WHEN NOT v_final THEN round(v_delay::numeric, 1) END,
+        'resumed_from_step', (SELECT a.resumed_from_step FROM attempts a WHERE a.fence = p_fence)), v_now);
     IF v_final THEN
         v_seq := fw_finish(p_job, 'failed',
             CASE WHEN v_step.kills >= (v_policy ->> 'poison')::integer THEN 'poison' ELSE p_outcome END,

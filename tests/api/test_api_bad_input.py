@@ -89,7 +89,9 @@ def test_a_body_that_is_no_object_is_refused(client: httpx.Client, document: Any
     [
         ({"kind": 5}, "/kind", "wrong_type"),
         ({"kind": SECRET}, "/kind", "unknown_kind"),
-        ({"kind": "generate"}, "/kind", "unsupported_kind"),
+        ({"kind": "avatar"}, "/kind", "unsupported_kind"),
+        ({"kind": "generate"}, "/params/prompt", "missing"),
+        ({"kind": "generate", "params": {"prompt": " "}}, "/params/prompt", "blank"),
         ({"model": SECRET}, "/model", "unknown_model"),
         ({"priority": "high"}, "/priority", "wrong_type"),
         ({"priority": 1.5}, "/priority", "wrong_type"),

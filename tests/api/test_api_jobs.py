@@ -12,7 +12,7 @@ import pytest
 from hand import FILE, Hand
 from service import Api, animate, png, upload
 
-from framewright import ids, store
+from framewright import ids, lifecycle, store
 from framewright.database import Database
 from framewright.rows import Presence
 
@@ -74,16 +74,50 @@ def test_a_clip_leads_to_its_poster_and_to_a_rendition_that_every_browser_plays(
     claim = hand.claim()
     poster = hand.artifact(claim, tmp_path, b"a picture", name="poster", kind="image/jpeg")
     playback = hand.artifact(claim, tmp_path, b"a rendition", name="playback")
-    hand.complete(claim, tmp_path, poster, playback)
-    clip, still, rendition = client.get(job["links"]["self"]).json()["outputs"]
-    assert client.get(clip["links"]["thumbnail"], params={"proxy": 1}).content == b"a picture"
-    assert client.get(clip["links"]["playback"], params={"proxy": 1}).content == b"a rendition"
-    assert {one["links"]["thumbnail"] for one in (still, rendition)} == {None}
+    beside = [
+        hand.artifact(claim, tmp_path, f"a {name}".encode(), name=name, kind=kind)
+        for name, kind in (("thumbnail", "image/jpeg"), ("sprite", "image/jpeg"), ("sound", "audio/wav"))
+    ]
+    hand.complete(claim, tmp_path, poster, playback, *beside)
+    clip, still, rendition, *others = client.get(job["links"]["self"]).json()["outputs"]
+    said = {"poster": b"a picture", "playback": b"a rendition"}
+    for name in ("poster", "playback", "thumbnail", "sprite", "sound"):
+        held = client.get(clip["links"][name], params={"proxy": 1}).content
+        assert held == said.get(name, f"a {name}".encode())
+    for one in (still, rendition, *others):
+        assert {value for name, value in one["links"].items() if name != "content"} == {None}
     for one, name in ((still, f"{job['id']}.poster.jpg"), (rendition, f"{job['id']}.playback.mp4")):
         proxied = client.get(one["links"]["content"], params={"proxy": 1}).headers["content-disposition"]
         signed = httpx.URL(client.get(one["links"]["content"]).headers["location"])
         for told in (proxied, signed.params["response-content-disposition"]):
             assert f'filename="{name}"' in told, "a double click opens it"
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [
+        ("video/quicktime", "mov"),
+        ("video/webm", "webm"),
+        ("image/gif", "gif"),
+        ("application/zip", "zip"),
+        ("audio/wav", "wav"),
+        ("application/c2pa", "c2pa"),
+    ],
+)
+def test_a_file_of_every_format_is_fetched_under_its_type_and_ending(
+    client: httpx.Client, picture: str, hand: Hand, tmp_path: Path, kind: str, *, ending: str
+) -> None:
+    job = submit(client, picture)
+    claim = hand.claim()
+    done = lifecycle.complete(hand.db, claim, [hand.artifact(claim, tmp_path, b"bytes", name="video", kind=kind)])
+    assert done.answer == "ok"
+    (clip,) = client.get(job["links"]["self"]).json()["outputs"]
+    assert clip["content_type"] == kind
+    proxied = client.get(clip["links"]["content"], params={"proxy": 1})
+    assert (proxied.content, proxied.headers["content-type"]) == (b"bytes", kind)
+    assert f'filename="{job["id"]}.video.{ending}"' in proxied.headers["content-disposition"]
+    signed = httpx.URL(client.get(clip["links"]["content"]).headers["location"])
+    assert httpx.get(signed).headers["content-type"] == kind
 
 
 @pytest.mark.parametrize(
@@ -336,10 +370,15 @@ def test_the_short_routes_are_the_same_jobs(client: httpx.Client, picture: str) 
     assert client.get(f"/api/v1/jobs/{status['job_id']}").json()["kind"] == "animate"
 
 
-def test_text_to_video_without_a_model_says_which_is_missing(client: httpx.Client) -> None:
-    answer = client.post("/api/video/generate", json={"prompt": "a cat"})
-    assert (answer.status_code, answer.json()["code"]) == (422, "unknown_model")
-    assert answer.json()["errors"][0]["pointer"] == "/model"
+def test_text_to_video_is_a_job_of_the_usual_model(client: httpx.Client) -> None:
+    made = client.post("/api/video/generate", json={"prompt": "a cat", "params": {"frames": 8}})
+    assert made.status_code == 201, made.text
+    job = client.get(f"/api/v1/jobs/{made.json()['job_id']}").json()
+    assert (job["kind"], job["model"], job["params"]["prompt"]) == ("generate", "wan-2.1-t2v-1.3b", "a cat")
+    assert job["adjusted"][0] | {"why": ""} == {"field": "/params/frames", "asked": 8, "used": 9, "why": ""}
+    for body, place in (({"prompt": " "}, "/prompt"), ({"prompt": "a cat", "model": "wan-9"}, "/model")):
+        refused = client.post("/api/video/generate", json=body)
+        assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, place)
 
 
 def test_the_short_route_names_its_own_fields(client: httpx.Client, picture: str) -> None:

@@ -14,6 +14,7 @@ from authority import pair
 from service import Api, png, serve, upload
 
 from api.main import app
+from api.routes.verify import TYPES
 from framewright import catalogue, ids
 from framewright.database import Database
 from framewright.provenance.credentials import load
@@ -204,7 +205,7 @@ def test_the_document_shows_both_ways_and_an_answer() -> None:
     operation = app.openapi()["paths"][URL]["post"]
     assert operation["x-scope"] == "assets:read"
     content = operation["requestBody"]["content"]
-    assert {"application/json", "video/mp4", "image/png", "image/jpeg", "image/webp"} == set(content)
+    assert {"application/json", *TYPES} == set(content)
     assert content["application/json"]["examples"]["asset"]["value"]["asset"].startswith("asset_")
     assert operation["responses"]["200"]["content"]["application/json"]["example"]["trusted"] == "operator"
 

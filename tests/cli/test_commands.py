@@ -302,7 +302,8 @@ def test_one_leaves_without_waiting_and_comes_back(run: Run, photo: Path, tmp_pa
     assert run("jobs", "download", job["id"], "-o", "later.mp4").returncode == 0
     assert (tmp_path / "later.mp4").read_bytes()[4:8] == b"ftyp"
     files = document(run("jobs", "download", job["id"], "--json"))["files"]
-    assert files == [f"{job['id']}.{name}" for name in ("video.mp4", "poster.jpg", "playback.mp4")]
+    made = ("video.mp4", "poster.jpg", "thumbnail.jpg", "sprite.jpg", "playback.mp4")
+    assert files == [f"{job['id']}.{name}" for name in made]
     assert (tmp_path / files[0]).read_bytes() == (tmp_path / "later.mp4").read_bytes()
     listed = document(run("jobs", "ls", "--meta", "film=one", "--status", "succeeded", "--json"))
     assert [one["id"] for one in listed["data"]] == [job["id"]]

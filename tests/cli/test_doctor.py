@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -208,3 +209,19 @@ def test_a_certificate_that_cannot_sign_is_named(framewright: Run, tmp_path: Pat
     assert "FRAMEWRIGHT_C2PA_KEY holds no private key" in found["detail"]
     wrong = told(framewright("doctor", "--json", FRAMEWRIGHT_PROVENANCE="perhaps"))["provenance"]
     assert (wrong["state"], "FRAMEWRIGHT_PROVENANCE" in wrong["detail"]) == ("missing", True)
+
+
+def test_models_on_disk_are_counted_and_a_half_pulled_one_is_named(framewright: Run, tmp_path: Path) -> None:
+    fresh = told(framewright("doctor", "--json", FRAMEWRIGHT_MODELS_DIR=str(tmp_path / "models")))["models"]
+    assert fresh["state"] == "ok"
+    assert re.match(r"0 of \d+ on disk, 0\.0 GB in .*models, [\d.]+ GB free", fresh["detail"])
+    own = tmp_path / "own.toml"
+    own.write_text('[[model]]\nname = "mine"\nlike = "wan-2.1-t2v-1.3b"\nrepo = "studio/mine"\n')
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    (tmp_path / "models" / "mine" / "model_index.json").write_text("{}")
+    where = {"FRAMEWRIGHT_MODELS_DIR": str(tmp_path / "models"), "FRAMEWRIGHT_CATALOGUE": str(own)}
+    half = told(framewright("doctor", "--json", **where))["models"]
+    assert (half["state"], half["fix"]) == ("warning", "framewright models pull mine")
+    assert "mine is partial" in half["detail"]
+    broken = told(framewright("doctor", "--json", **where | {"FRAMEWRIGHT_CATALOGUE": "/nowhere.toml"}))["models"]
+    assert (broken["state"], "/nowhere.toml" in broken["detail"]) == ("missing", True)

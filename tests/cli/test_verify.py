@@ -80,4 +80,4 @@ def test_a_file_that_is_missing_or_no_media_is_a_clear_refusal(
     text.write_text("hello")
     done = framewright("verify", text, **at_service)
     assert done.returncode == 4
-    assert "notes.txt: only MP4, PNG, JPEG and WebP" in done.stderr
+    assert "notes.txt: only MP4, MOV, PNG, JPEG, WebP" in done.stderr

@@ -43,7 +43,7 @@ def moved(work: Path, picture: Path, **params: object) -> tuple[Watched, list[ga
 @pytest.mark.parametrize("move", moves.MOVES)
 def test_every_move_makes_a_clip_that_passes_the_gate(tmp_path, picture, move):
     seen, outputs = moved(tmp_path / "work", picture, move=move, seed=4)
-    assert [made.name for made in outputs] == ["video", "poster", "playback"]
+    assert [made.name for made in outputs] == ["video", "poster", "thumbnail", "sprite", "playback"]
     found = gate.check(outputs[0], seen.run)
     assert (found["width"], found["height"], found["frames"], found["fps"]) == (192, 108, 6, "12/1")
     assert [report.frames_done for report in seen.reports] == [1, 2, 3, 4, 5, 6, 6]

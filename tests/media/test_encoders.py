@@ -163,6 +163,8 @@ def test_a_clip_comes_with_a_poster_and_a_rendition_for_players_without_hevc(tmp
     assert [(made.name, made.content_type) for made in outputs] == [
         ("video", "video/mp4"),
         ("poster", "image/jpeg"),
+        ("thumbnail", "image/jpeg"),
+        ("sprite", "image/jpeg"),
         ("playback", "video/mp4"),
     ]
     checked = {made.name: gate.check(made, seen.run) for made in outputs}
@@ -176,7 +178,7 @@ def test_a_clip_comes_with_a_poster_and_a_rendition_for_players_without_hevc(tmp
 
 def test_an_h264_clip_needs_no_rendition(tmp_path):
     outputs = clip.write(watched(tmp_path, {}).run, Shape(320, 192, Fraction(24), 2, codec="h264"), lambda: frames(2))
-    assert [made.name for made in outputs] == ["video", "poster"]
+    assert [made.name for made in outputs] == ["video", "poster", "thumbnail", "sprite"]
 
 
 def test_the_same_frames_make_the_same_bytes(tmp_path):

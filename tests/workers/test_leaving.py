@@ -23,6 +23,8 @@ def test_a_draining_worker_gives_its_step_back_and_another_goes_on_from_the_chec
         job = desk.succeeded(job_id)
     assert desk.outcomes(job_id) == ["yielded"]
     assert [(attempt.n, attempt.resumed) for attempt in job.attempts] == [(1, False), (1, True)]
+    assert [attempt.exact for attempt in job.attempts] == [None, True]
+    assert job.attempts[1].resumed_from_step >= 3
     assert {stamp.attempt for stamp in desk.scripts(job.outputs[0].key, tmp_path)} == {1}
 
 

@@ -24,7 +24,7 @@ def test_every_file_that_is_published_is_signed_last_and_says_which_job_made_it(
     name, facts = desk.uploaded(picture())
     job_id = desk.animate(name, facts)
     job = desk.succeeded(job_id)  # sizes and sums of the rows are those of the stored files
-    assert {output.name for output in job.outputs} == {"video", "poster", "playback"}
+    assert {output.name for output in job.outputs} == {"video", "poster", "thumbnail", "sprite", "playback"}
     for output in job.outputs:
         said = verify(desk.fetched(output, tmp_path), anchors(quick))
         assert (said["valid"], said["trusted"], said["job"]) == (True, "development", f"job_{job_id.hex}")

@@ -6,7 +6,7 @@ import random
 
 from framewright.jobs import Phase, Progress
 from workers.halt import Halt, Why
-from workers.track import Track
+from workers.track import LOADING_S, Track
 
 
 def test_whatever_is_reported_the_fraction_never_falls_and_stays_below_one():
@@ -100,3 +100,16 @@ def test_signing_comes_between_checking_and_uploading() -> None:
     for phase in (Phase.CHECKING, Phase.SIGNING, Phase.UPLOADING):
         track.report(Progress(fraction=1.0, phase=phase))
     assert shown == [0.97, 0.97, 0.99]
+
+
+def test_weights_that_load_for_long_are_no_stall_and_anything_else_is():
+    track = Track(lambda _: None)
+    assert (track.patient, track.quiet_until(120) - track.moved_at) == (False, 120)
+    track.report(Progress(0.0, Phase.LOADING_MODEL))
+    assert track.patient
+    assert track.quiet_until(120) - track.moved_at == LOADING_S
+    assert track.quiet_until(2 * LOADING_S) - track.moved_at == 2 * LOADING_S
+    track.moved_at -= LOADING_S
+    assert not track.patient
+    track.report(Progress(0.1, Phase.ENCODING_PROMPT))
+    assert (track.patient, track.quiet_until(120) - track.moved_at) == (False, 120)

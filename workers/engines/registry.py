@@ -11,6 +11,7 @@ from workers.engines.run import Engine
 ENGINES = MappingProxyType(
     {
         "camera-move": "workers.engines.camera_move:CameraMove",
+        "diffusion": "workers.engines.diffusion:Diffusion",
         "encode": "workers.engines.encode:Encode",
         "scripted": "workers.engines.scripted:Scripted",
     }

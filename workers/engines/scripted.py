@@ -82,6 +82,8 @@ class _Script:
         if self.bad("fill_disk"):
             self._fill_disk()
         done = int((self._run.resume or {}).get("step", 0))
+        if self._run.resume is not None:
+            self._run.resumed(done, True)
         every = int(self._params.get("preview_every") or 0)
         for step in range(done + 1, self._steps + 1):
             self._misbehave(step)

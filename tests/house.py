@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,25 @@ from waiting import until
 from framewright.local import System
 
 TERMINAL = {"succeeded", "failed", "canceled"}
+BRISK = {"lease_s": 3, "renew_s": 0.5, "idle_claim_s": 2, "doorbell_s": 2, "reconcile_s": 0.25, "cancel_grace_s": 3}
+"""Timers short enough to wait for; a test that promises something about the defaults gives its own."""
+
+
+@contextmanager
+def houses(data_home: Path) -> Iterator[Callable[..., House]]:
+    """A maker of houses below `data_home`, all of which end with the block."""
+    with ExitStack() as ends:
+
+        def make(*, api: int = 1, workers: int = 1, reconcilers: int = 1, **env: Any) -> House:
+            data = data_home / f"house-{uuid.uuid4().hex[:8]}"
+            ends.callback(shutil.rmtree, data, ignore_errors=True)
+            settings = {"test_engines": True, **BRISK, **env}
+            system = System(data, api=api, workers=workers, reconcilers=reconcilers, env=settings, durable=False)
+            house = House(ends.enter_context(system))
+            ends.callback(house.http.close)
+            return house
+
+        yield make
 
 
 class House:

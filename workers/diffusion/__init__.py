@@ -1,0 +1,1 @@
+"""Diffusion on stock diffusers pipelines: step control, loading, previews. Only a runner child imports this."""
