@@ -154,8 +154,8 @@ def test_an_unknown_engine_is_named():
         registry.load("dream")
 
 
-@pytest.mark.parametrize("name", registry.ENGINES)
-def test_every_engine_of_the_registry_loads_under_its_name_and_without_torch(name):
+@pytest.mark.parametrize("name", [name for name in registry.ENGINES if name != "diffusion"])
+def test_every_engine_but_that_of_diffusion_loads_under_its_name_and_without_torch(name):
     script = f"""
 import sys
 from workers.engines import registry

@@ -52,7 +52,8 @@ def test_the_reference_client_finds_the_stand_in_to_be_a_hub(hub: Hub, tmp_path:
     script = "import sys, json, huggingface_hub as h; h.snapshot_download(**json.loads(sys.argv[1]))"
     wanted = {"repo_id": REPO, "endpoint": hub.url, "local_dir": str(tmp_path / "theirs"), "token": False}
     # It reads its environment once, when it is imported.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    offline = ("HF_", "TRANSFORMERS_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(offline)}
     subprocess.run(
         [sys.executable, "-c", script, json.dumps(wanted | {"allow_patterns": sorted(TAKEN)})],
         env=environment | {"HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "cache")},
