@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
 
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from framewright.errors import SettingsError
 from framewright.wording import form, worded
+
+HUGGING_FACE: Final = "huggingface.co"
 
 
 class ModelSettings(BaseSettings):
@@ -29,19 +34,38 @@ class ModelSettings(BaseSettings):
         None, description="A TOML file with models of your own, made like those of the catalogue; see `docs/models.md`."
     )
     hub_url: str = Field(
-        "https://huggingface.co",
+        f"https://{HUGGING_FACE}",
         pattern=form(r"^https?://[^\s/]+", "an http:// or https:// URL"),
-        description="The hub that `framewright models pull` fetches from: Hugging Face, or a mirror that speaks like it.",
+        description=(
+            "The hub that `framewright models pull` fetches from: Hugging Face, or a mirror that speaks like it; "
+            "`http://` is taken for this machine only."
+        ),
     )
-    hub_token: SecretStr | None = Field(
+    hub_token: SecretStr | None = Field(None, description="Token for gated repositories, for whatever hub is set.")
+    hf_token: SecretStr | None = Field(
         None,
-        validation_alias=AliasChoices("FRAMEWRIGHT_HUB_TOKEN", "HF_TOKEN"),
-        description="Token for gated repositories of the hub; `HF_TOKEN` is read as well.",
+        validation_alias="HF_TOKEN",
+        description="The same for `huggingface.co` alone: no other hub is ever shown it.",
     )
     accepted_licences: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="Models whose licence you have read and accept, comma separated; what `--accept-licence` does for one.",
     )
+
+    @property
+    def token(self) -> str | None:
+        """What the hub is shown: a token of Hugging Face goes to nobody else."""
+        theirs = self.hf_token if urlsplit(self.hub_url).hostname == HUGGING_FACE else None
+        token = self.hub_token or theirs
+        return token.get_secret_value() if token else None
+
+    @field_validator("hub_url")
+    @classmethod
+    def _private(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme == "http" and not _loopback(parts.hostname or ""):
+            raise ValueError("it must be an https:// URL; http:// is for a hub on this machine")
+        return value
 
     @field_validator("accepted_licences", mode="before")
     @classmethod
@@ -104,6 +128,11 @@ class Settings(ModelSettings):
     unload_s: float = Field(
         600, ge=0.2, description="A worker with nothing to do for this long gives the memory of its model back (s)."
     )
+    host_cache_gb: float = Field(
+        0,
+        ge=0,
+        description="Weights of models that were unloaded are kept in main memory up to this (GB); 0 keeps none.",
+    )
     scratch_dir: Path | None = Field(
         None, description="Scratch space of running steps; empty is the system's temporary directory."
     )
@@ -141,14 +170,25 @@ class Settings(ModelSettings):
         return _parts(value)
 
 
+def _loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
 def _parts(value: object) -> object:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    alias = Settings.model_fields[name].validation_alias
+    return alias if isinstance(alias, str) else f"FRAMEWRIGHT_{name.upper()}"
+
+
 def told(error: ErrorDetails) -> str:
     """One wrong setting as a clause that begins with its variable."""
-    # A field with an alias is told of by the variable's own name.
-    name = f"FRAMEWRIGHT_{str(error['loc'][0]).upper().removeprefix('FRAMEWRIGHT_')}"
+    name = f"FRAMEWRIGHT_{str(error['loc'][0]).upper()}"
     _, sentence = worded([name], error["type"], error.get("ctx", {}), error["msg"])
     return sentence if sentence.startswith(name) else f"{name}: {sentence}"
 

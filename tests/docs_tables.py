@@ -10,7 +10,7 @@ from typing import Any
 from framewright import catalogue, errors
 from framewright.errors import FramewrightError
 from framewright.jobs import RETRIES, Budget, Outcome, Phase
-from framewright.settings import Settings
+from framewright.settings import Settings, variable
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -31,17 +31,21 @@ OUTCOMES = {
     Outcome.GPU_OOM: "GPU memory ran out",
     Outcome.GPU_ERROR: "the GPU or its driver reported an error",
     Outcome.HOST_OOM: "main memory ran out",
+    Outcome.MODEL_NOT_READY: "the weights are not on this worker, or not whole; the message has the command",
+    Outcome.WEIGHTS_REFUSED: "what lies in the model's folder on this worker is not taken",
+    Outcome.LICENCE_NOT_ACCEPTED: "nobody has accepted the model's licence on this worker",
+    Outcome.INSUFFICIENT_VRAM: "the model does not fit in this worker's GPU",
 }
 PHASES = {
     Phase.STARTING: "the runner gets ready",
     Phase.DOWNLOADING: "inputs come from S3",
-    Phase.LOADING_MODEL: "weights go into memory; how far that is nobody can tell, so it is a stall only after 30 min",
-    Phase.ENCODING_PROMPT: "the text encoder runs",
+    Phase.LOADING_MODEL: "weights go into memory",
+    Phase.ENCODING_PROMPT: "text encoders run, and pictures and videos that were given become latents",
     Phase.DENOISING: "the diffusion model runs",
     Phase.RENDERING: "frames are drawn",
     Phase.DECODING: "latents or files become frames",
     Phase.INTERPOLATING: "frames between frames are made",
-    Phase.UPSCALING: "frames become larger",
+    Phase.UPSCALING: "latents or frames become larger",
     Phase.ENCODING: "frames become a file",
     Phase.CHECKING: "the output gate decodes the file",
     Phase.SIGNING: "outputs get a signed manifest of how they were made",
@@ -90,7 +94,7 @@ def settings() -> Iterator[str]:
     yield from _head("variable", "default", "meaning")
     for name, field in Settings.model_fields.items():
         default = "**required**" if field.is_required() else _shown(field.default)
-        yield f"| `FRAMEWRIGHT_{name.upper()}` | {default} | {field.description} |"
+        yield f"| `{variable(name)}` | {default} | {field.description} |"
 
 
 def outcomes() -> Iterator[str]:
@@ -100,7 +104,7 @@ def outcomes() -> Iterator[str]:
         if retry is None:
             cost = "- | - | - | -"
         elif retry.budget is Budget.FREE:
-            cost = "nothing | always | none | any worker"
+            cost = f"nothing | always | none | {'another' if retry.elsewhere else 'any'} worker"
         else:
             where = "another worker" if retry.elsewhere else "any worker"
             killed = ", counts as a kill" if retry.kill else ""

@@ -16,9 +16,10 @@ from framewright import plan as planning
 from framewright.catalogue.offering import FROM_PICTURES
 from framewright.catalogue.row import Buckets, DigitalSource, FrameRule, ModelRow, SizeRule
 from framewright.errors import AssetUnusable, InvalidParams, NotFound
+from framewright.given import AssetFacts, asset_ids
 from framewright.ids import ASSET, public, uuid7
 from framewright.params import LISTS, JobRequest, parse_size, validation_fields
-from framewright.plan import AssetFacts, Plan
+from framewright.plan import Plan
 
 ROWS = [row for row in catalogue.rows() if row.diffusion is not None]
 PROMPT = {"prompt": "a fox in the snow"}
@@ -313,6 +314,10 @@ def test_a_size_off_the_rule_goes_up_and_one_out_of_range_is_refused() -> None:
     assert refused(row_of("cogvideox-5b-i2v"), size="640x480") == ("/params/size", "out_of_range")
 
 
+def test_a_list_of_sizes_is_made_once() -> None:
+    assert Buckets(640).every() is Buckets(640).every()
+
+
 def test_a_pipeline_with_a_list_of_sizes_is_told_of_by_that_list() -> None:
     row = row_of("hunyuan-video-1.5-480p-i2v")
     picture = asset(width=1024, height=768)
@@ -321,7 +326,8 @@ def test_a_pipeline_with_a_list_of_sizes_is_told_of_by_that_list() -> None:
     assert size in Buckets(640).every()
     assert Buckets(640).taken(*size) == size
     assert abs(size[0] / size[1] - 4 / 3) < 0.05
-    assert told(made) == {"/params/size": ("1024x768", made.params["size"])}
+    seen = f"{round(768 * size[0] / size[1])}x768"
+    assert told(made) == {"/params/size": ("1024x768", made.params["size"]), "/input/image": ("1024x768", seen)}
 
 
 @pytest.mark.parametrize(
@@ -389,17 +395,16 @@ def test_there_must_be_a_picture_to_animate() -> None:
 def test_a_wrong_medium_is_named() -> None:
     image, clip = asset(), asset("video")
     sound = asset("other", None, None, content_type="audio/wav")
-    ltx2 = row_of("ltx-2-19b")
     cases: list[tuple[ModelRow, dict[str, Any], tuple[str, AssetFacts], str]] = [
         (QUICK, {"image": clip[0]}, clip, "/input/image"),
         (QUICK, {"video": image[0]}, image, "/input/video"),
         (QUICK, {"keyframes": [{"image": clip[0], "frame": 0}]}, clip, "/input/keyframes/0/image"),
         (row_of("wan-2.1-vace-14b"), {"reference_images": [clip[0]]}, clip, "/input/reference_images/0"),
+        (row_of("ltx-2-19b"), {"audio": clip[0]}, clip, "/input/audio"),
     ]
     for row, slots, one, place in cases:
         assert refused(row, AssetUnusable, input_=(slots, dict([one]))) == (place, "asset_unusable")
-    # No pipeline of diffusers lets a sound given steer the clip.
-    assert refused(ltx2, input_=({"audio": sound[0]}, dict([sound]))) == ("/input/audio", "unknown_field")
+    assert refused(QUICK, input_=({"audio": sound[0]}, dict([sound]))) == ("/input/audio", "unknown_field")
 
 
 def test_keyframes_go_where_they_are_asked_for() -> None:
@@ -423,6 +428,70 @@ def test_keyframes_go_where_they_are_asked_for() -> None:
     assert refused(QUICK, input_=(slots, assets), frames=41) == ("/input/keyframes/2/frame", "duplicate")
 
 
+def test_keyframes_of_a_model_that_moves_them_say_where_they_went() -> None:
+    row, stills = row_of("ltx-2-19b"), [asset(width=768, height=512) for _ in range(4)]
+
+    def placed(*frames: int) -> Plan:
+        slots = {"keyframes": [{"image": one[0], "frame": frame} for one, frame in zip(stills, frames, strict=False)]}
+        return plan(row, input_=(slots, dict(stills)), frames=121, size="768x512")
+
+    made = placed(0, 40, 49, -1)
+    assert [one["frame"] for one in made.params["keyframes"]] == [0, 33, 49, 113]
+    assert told(made) == {"/input/keyframes/1/frame": (40, 33), "/input/keyframes/3/frame": (-1, 113)}
+    assert [one["frame"] for one in placed(0, 1, 9).params["keyframes"]] == [0, 1, 9]
+    with pytest.raises(InvalidParams) as caught:
+        placed(0, 33, 40)
+    assert [(wrong.pointer, wrong.code) for wrong in caught.value.fields] == [("/input/keyframes/2/frame", "duplicate")]
+
+
+def test_what_a_clip_does_not_show_of_a_picture_is_told() -> None:
+    tall, wide, fitting = asset(width=600, height=800), asset(width=1600, height=400), asset(width=1536, height=1024)
+    two = ({"image": tall[0], "last_image": wide[0]}, dict([tall, wide]))
+    assert told(plan(QUICK, input_=two, kind="animate", size="768x512")) == {
+        "/input/image": ("600x800", "600x400"),
+        "/input/last_image": ("1600x400", "600x400"),
+    }
+    keys = ({"keyframes": [{"image": fitting[0], "frame": 0}, {"image": tall[0], "frame": 8}]}, dict([fitting, tall]))
+    assert told(plan(QUICK, input_=keys, kind="animate", size="768x512")) == {
+        "/input/keyframes/1/image": ("600x800", "600x400")
+    }
+    clip = asset("video", 640, 360, frames=49)
+    square = told(plan(SMALL, input_=({"video": clip[0]}, dict([clip])), frames=49, size="512x512"))
+    assert square == {"/input/video": ("640x360", "360x360")}
+
+
+def test_a_face_is_cropped_to_a_square_of_its_own() -> None:
+    row = row_of("wan-2.2-animate-14b")
+    still, pose, face = asset(), asset("video", 1280, 720, frames=77), asset("video", 640, 480, frames=77)
+    slots = {"image": still[0], "pose_video": pose[0], "face_video": face[0]}
+    made = plan(row, input_=(slots, dict([still, pose, face])), size="1280x720")
+    assert told(made) == {"/input/face_video": ("640x480", "480x480")}
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "least"), [(50, 0.0, 0.02), (50, 0.019, 0.02), (20, 0.04, 0.05), (49, 0.02, 0.021)]
+)
+def test_a_strength_that_changes_nothing_is_refused_with_the_least_that_does(
+    steps: int, strength: float, least: float
+) -> None:
+    clip = asset("video", 832, 480, frames=49)
+    given_ = ({"video": clip[0]}, dict([clip]))
+    with pytest.raises(InvalidParams) as caught:
+        plan(SMALL, input_=given_, steps=steps, strength=strength)
+    (wrong,) = caught.value.fields
+    assert (wrong.pointer, wrong.code) == ("/params/strength", "out_of_range")
+    assert str(least) in wrong.detail
+    assert plan(SMALL, input_=given_, steps=steps, strength=least).params["strength"] == least
+    assert int(steps * least) == 1
+
+
+def test_a_strength_of_nothing_is_taken_where_every_step_is() -> None:
+    clip = asset("video", 768, 512, frames=49)
+    assert plan(QUICK, input_=({"video": clip[0]}, dict([clip])), strength=0.0).params["strength"] == 0.0
+    # Without a video there is nothing for it to say.
+    assert plan(SMALL, task="t2v", strength=0.0).params["task"] == "t2v"
+
+
 def test_a_video_says_how_long_and_how_fast() -> None:
     clip = asset("video", 640, 360, frames=50)
     given_ = ({"video": clip[0]}, dict([clip]))
@@ -441,7 +510,7 @@ def test_loras_among_the_assets_become_inputs_of_the_step() -> None:
     loras = [{"name": "film"}, {"asset": weights[0], "scale": 0.5}]
     body = {"kind": "generate", "model": SMALL.name, "params": PROMPT | {"loras": loras}}
     request = JobRequest.model_validate(body)
-    assert planning.asset_ids(request) == {"/params/loras/1/asset": weights[0]}
+    assert asset_ids(request) == {"/params/loras/1/asset": weights[0]}
     made = planning.plan(request, dict([weights]))
     assert [entry["asset"] for entry in made.steps[0].inputs["loras"]] == [weights[1].id.hex]
     assert made.params["loras"][1]["scale"] == 0.5

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from framewright import catalogue
 from framewright import plan as planning
+from framewright.catalogue.diffusion import Diffusion
 from framewright.catalogue.own import load
 from framewright.catalogue.row import ModelRow
 from framewright.errors import SettingsError, UnknownModel
@@ -55,6 +56,15 @@ latents = { channels = 4 }
 """
 
 
+HEAD = '[[model]]\nname = "mine"\nlike = "wan-2.1-t2v-1.3b"\n'
+
+
+def facts_of(text: str, wrote: Wrote) -> Diffusion:
+    facts = only(wrote(text)).diffusion
+    assert facts is not None
+    return facts
+
+
 def only(file: Path) -> ModelRow:
     (row,) = load(file, KNOWN)
     return row
@@ -73,7 +83,7 @@ def test_a_fine_tune_is_like_its_row_in_all_that_it_does_not_say(wrote: Wrote, t
     assert (facts.latents.channels, facts.latents.spatial) == (4, 8)
     assert facts.scheduler.shift_for(32) == 2.5
     assert [rule.default for rule in facts.guidance] == [3.0]
-    assert dict(facts.dtypes) == {"default": "float32"}
+    assert dict(facts.dtypes) == {"default": "float32", "vae": "float32"}
     assert (row.needs.vram_mb, [profile.vram_mb for profile in facts.profiles]) == (0, [0])
     assert (row.frames.default, row.frames.most, row.frames.stride) == (9, 17, 4)
     assert (row.size.default, row.size.max_area) == ((32, 32), None)
@@ -88,6 +98,45 @@ def test_another_repository_keeps_the_rest(wrote: Wrote) -> None:
     assert (row.diffusion.repo.id, row.diffusion.repo.revision) == ("me/my-wan", "a" * 40)
     assert (row.size, row.frames, row.presets) == (like.size, like.frames, like.presets)
     assert row.needs == like.needs
+
+
+def test_another_precision_leaves_parts_that_need_32_bits_alone(wrote: Wrote) -> None:
+    fine = facts_of(HEAD.replace("t2v-1.3b", "i2v-14b-480p") + 'dtype = "float16"\n', wrote)
+    assert dict(fine.dtypes) == {"default": "float16", "vae": "float32", "image_encoder": "float32"}
+    mixed = facts_of(HEAD.replace("wan-2.1-t2v-1.3b", "hunyuan-video") + 'dtype = "float16"\n', wrote)
+    assert dict(mixed.dtypes) == {"default": "float16"}
+
+
+def test_arguments_of_the_call_are_passed_as_they_are_beside_those_of_the_row(wrote: Wrote) -> None:
+    text = HEAD.replace("wan-2.1-t2v-1.3b", "hunyuan-video-i2v")
+    template = "prompt_template = { template = 'A {} B', crop_start = 103 }"
+    facts = facts_of(f"{text}call = {{ {template}, true_cfg_scale = 1.5, skip = [1, 2], eager = true }}\n", wrote)
+    passed = {"prompt_template": {"template": "A {} B", "crop_start": 103}}
+    assert dict(facts.call) == {**passed, "true_cfg_scale": 1.5, "skip": [1, 2], "eager": True}
+    text = HEAD.replace("wan-2.1-t2v-1.3b", "svd")
+    assert dict(facts_of(text, wrote).call) == {"decode_chunk_size": 4}
+    assert dict(facts_of(text + "call = { decode_chunk_size = 1 }\n", wrote).call) == {"decode_chunk_size": 1}
+
+
+def test_noise_levels_of_ones_own_come_with_as_many_steps(wrote: Wrote) -> None:
+    steps = "steps = { default = 2, least = 2, most = 2 }\n"
+    facts = facts_of(HEAD + steps + "call = { timesteps = [1000, 500] }\n", wrote)
+    assert (facts.call["timesteps"], facts.steps.most) == ([1000, 500], 2)
+
+
+def test_a_folder_of_ones_own_has_a_second_stage_only_where_that_is_said(wrote: Wrote) -> None:
+    large = HEAD.replace("wan-2.1-t2v-1.3b", "ltx-video-0.9.7-13b")
+    for more, refined in (('path = "x"\n', False), ('path = "x"\nupscaler = true\n', True), ('repo = "a/b"\n', True)):
+        row = only(wrote(large + more))
+        assert ("refine" in row.params.model_fields) == refined
+        assert any("refine" in preset.params for preset in row.presets) == refined
+
+
+def test_a_repository_takes_the_place_of_the_folder_of_another_row_of_ones_own(wrote: Wrote) -> None:
+    again = '[[model]]\nname = "pulled"\nlike = "tiny-wan"\nrepo = "a/b"\n'
+    _, row = load(wrote(TINY + again), KNOWN)
+    assert row.diffusion is not None
+    assert (row.diffusion.folder, row.diffusion.repo.id) == (None, "a/b")
 
 
 def test_a_row_may_be_like_one_before_it(wrote: Wrote) -> None:
@@ -139,9 +188,6 @@ def test_without_a_file_there_is_nothing_of_ones_own() -> None:
     assert load(None, KNOWN) == ()
 
 
-HEAD = '[[model]]\nname = "mine"\nlike = "wan-2.1-t2v-1.3b"\n'
-
-
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -150,6 +196,7 @@ HEAD = '[[model]]\nname = "mine"\nlike = "wan-2.1-t2v-1.3b"\n'
         ('[[model]]\nname = "Mine!"\nlike = "x"\n', "model 1 (Mine!): name: name must be at most 64 of a-z"),
         (HEAD.replace("wan-2.1-t2v-1.3b", "camera-move"), "model 1 (mine): like: there is no diffusion model"),
         (HEAD.replace('"mine"', '"mochi-1"'), "model 1 (mochi-1): name: another model has this name"),
+        (HEAD.replace('"mine"', '"loras"'), "model 1 (loras): name: a folder beside the models has this name"),
         (HEAD + HEAD, "model 2 (mine): name: another model has this name"),
         (HEAD + "colour = 3\n", "model 1 (mine): colour: there is no such field"),
         (HEAD + 'repo = "a/b"\npath = "c"\n', "model 1 (mine): path: say repo or path, and not both"),
@@ -168,6 +215,16 @@ HEAD = '[[model]]\nname = "mine"\nlike = "wan-2.1-t2v-1.3b"\n'
         (HEAD + "guidance = [1.0, 2.0]\n", "model 1 (mine): guidance: this model has 1"),
         (HEAD.replace("wan-2.1-t2v-1.3b", "mochi-1") + "shift = 2.0\n", "model 1 (mine): shift: the scheduler"),
         (HEAD + 'dtype = "int4"\n', "model 1 (mine): dtype: dtype must be bfloat16, float16 or float32"),
+        (HEAD + "call = { prompt = 'x' }\n", "model 1 (mine): call.prompt: the service gives this one itself"),
+        (HEAD + "call = { generator = 1 }\n", "model 1 (mine): call.generator: the service gives"),
+        (HEAD + "call = { guidance_scale = 1 }\n", "model 1 (mine): call.guidance_scale: the service gives"),
+        (HEAD + "call = { video = 'x' }\n", "model 1 (mine): call.video: the service gives"),
+        (HEAD + "call = { strength = 1 }\n", "model 1 (mine): call.strength: the service gives"),
+        (HEAD + "call = { a = [{ b = nan }] }\n", "model 1 (mine): call.a: it must be text, a number, true or false"),
+        (HEAD + "call = { a = 1979-05-27 }\n", "model 1 (mine): call.a: it must be text"),
+        (HEAD + "call = { sigmas = [1.0, 0.5] }\n", "model 1 (mine): call.sigmas: it must be a list, and steps.least"),
+        (HEAD + "call = 3\n", "model 1 (mine): call: call must be"),
+        (HEAD + "upscaler = true\npath = 'x'\n", "model 1 (mine): upscaler: it goes with a path, and with a model"),
         (HEAD + "fps = 0\n", "model 1 (mine): fps: frames a second go from 1 to 60"),
         ("model = 3\n", "holds [[model]] tables"),
         ("[[models]]\n", "holds [[model]] tables"),

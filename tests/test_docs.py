@@ -12,7 +12,7 @@ import pytest
 
 from framewright.cli.parser import parser
 from framewright.jobs import JOB_MOVES, STEP_MOVES, TERMINAL_EVENTS, Outcome, Status
-from framewright.settings import Settings
+from framewright.settings import Settings, variable
 from workers.engines.registry import ENGINES
 
 ROOT = docs_tables.ROOT
@@ -33,7 +33,7 @@ def test_tables_made_from_the_code_are_up_to_date(page: Path) -> None:
 
 def test_every_setting_has_its_row() -> None:
     for name in Settings.model_fields:
-        assert f"| `FRAMEWRIGHT_{name.upper()}` |" in text("operate.md")
+        assert f"| `{variable(name)}` |" in text("operate.md")
 
 
 def test_every_error_code_has_its_row_with_its_status() -> None:

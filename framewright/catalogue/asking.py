@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Field, ValidationInfo, create_model, field_validator
 from pydantic_core import PydanticCustomError
 
-from framewright.catalogue.diffusion import Diffusion, Knob
+from framewright.catalogue.diffusion import SCALES, Diffusion, Knob
 from framewright.catalogue.row import Accepted, FrameRule, InputRule, SizeRule
 from framewright.params import (
     MAX_KEYFRAMES,
@@ -32,7 +32,6 @@ _ACCEPTS: Final[Mapping[Slot, Accepted]] = {
     "image": "image",
     "last_image": "image",
     "keyframes": "image",
-    "images": "image",
     "video": "video",
     "mask": "video",
     "reference_images": "image",
@@ -177,7 +176,7 @@ def _work(facts: Diffusion, _size: SizeRule, _frames: FrameRule, fields: Fields)
                 json_schema_extra=ui("work"),
             ),
         )
-    for name, rule in zip(("guidance", "guidance_2"), facts.guidance, strict=False):
+    for name, rule in zip(SCALES, facts.guidance, strict=False):
         fields[name] = (
             float,
             Field(rule.default, ge=rule.least, le=rule.most, description=rule.says, json_schema_extra=ui("work")),

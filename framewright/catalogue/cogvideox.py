@@ -6,6 +6,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final
 
+from framewright.catalogue.computing import Transformer
 from framewright.catalogue.diffusion import (
     IMAGE,
     NOTHING,
@@ -14,13 +15,13 @@ from framewright.catalogue.diffusion import (
     Guidance,
     Latents,
     Lora,
-    Repo,
     Scheduler,
     Steps,
     Strength,
 )
 from framewright.catalogue.licences import APACHE, COGVIDEOX
 from framewright.catalogue.offering import leaves, offer, parts, presets, whole
+from framewright.catalogue.pins import pinned
 from framewright.catalogue.row import FrameRule, SizeRule
 
 USUAL: Final = (720, 480)
@@ -32,6 +33,7 @@ LONGER: Final = FrameRule("params", stride=16, offset=1, least=17, default=81, m
 DPM: Final = Scheduler(kind="CogVideoXDPMScheduler", overrides=MappingProxyType({"timestep_spacing": "trailing"}))
 # Its last stride is rounded.
 WHOLE: Final = Steps(default=50, trained=1000)
+PAIRED: Final = Transformer(parameters=4.76e9, layers=42, width=3072, patch=(2, 2, 2), text=224)
 DRAFTS: Final = presets({"steps": 20, "cache": "first-block"}, {"steps": 30, "cache": "first-block"}, {"steps": 50})
 TEXT: Final = MappingProxyType({"t2v": "CogVideoXPipeline", "v2v": "CogVideoXVideoToVideoPipeline"})
 FROM_TEXT: Final = MappingProxyType({"t2v": NOTHING, "v2v": VIDEO})
@@ -54,6 +56,7 @@ def cogvideox(**facts: Any) -> Diffusion:
         "guidance": (Guidance(argument="guidance_scale", default=6.0),),
         "call": MappingProxyType({"use_dynamic_cfg": True}),
         "latents": Latents(layout="bfchw", channels=16, spatial=8, temporal=4),
+        "denoiser": Transformer(parameters=4.76e9, layers=42, width=3072, text=226),
         "caches": ("first-block", "taylor-lite", "pyramid"),
         "lora": Lora(mixin="CogVideoXLoraLoaderMixin"),
         "profiles": (whole(26_000, tiling=True), parts(16_000), leaves(5_000)),
@@ -66,7 +69,7 @@ REDO: Final = Strength(argument="strength", default=0.8)
 SMALL = offer(
     "cogvideox-2b",
     "CogVideoX 2B",
-    "Six seconds at 8 frames a second on as little as 4 GB, free for every use. Soft and a little jerky by now; good "
+    "Six seconds at 8 frames a second on the smallest GPUs, free for every use. Soft and a little jerky by now; good "
     "for trying prompts, and interpolation helps the motion.",
     licence=APACHE,
     size=SIZE,
@@ -74,9 +77,10 @@ SMALL = offer(
     typical_mpix_s=0.19,
     presets=DRAFTS,
     facts=cogvideox(
-        repo=Repo(id="zai-org/CogVideoX-2b", revision="1137dacfc2c9c012bed6a0793f4ecf2ca8e7ba01"),
+        repo=pinned("zai-org/CogVideoX-2b"),
         scheduler=Scheduler(kind="CogVideoXDDIMScheduler"),
         strength=REDO,
+        denoiser=Transformer(parameters=1.33e9, layers=30, width=1920, text=226),
         steps=Steps(default=50),
         call=MappingProxyType({}),
         dtypes=MappingProxyType({"default": "float16"}),
@@ -86,15 +90,13 @@ SMALL = offer(
 FIVE = offer(
     "cogvideox-5b",
     "CogVideoX 5B",
-    "Six seconds at 8 frames a second with better detail and prompts than the 2B model, on 5 GB and more.",
+    "Six seconds at 8 frames a second with better detail and prompts than the 2B model, and on small GPUs too.",
     licence=COGVIDEOX,
     size=SIZE,
     frames=FRAMES,
     typical_mpix_s=0.095,
     presets=DRAFTS,
-    facts=cogvideox(
-        repo=Repo(id="zai-org/CogVideoX-5b", revision="8d6ea3f817438460b25595a120f109b88d5fdfad"), strength=REDO
-    ),
+    facts=cogvideox(repo=pinned("zai-org/CogVideoX-5b"), strength=REDO),
 )
 FIVE_I2V = offer(
     "cogvideox-5b-i2v",
@@ -109,7 +111,7 @@ FIVE_I2V = offer(
         pipelines=PICTURE,
         slots=FROM_PICTURE,
         load_as="i2v",
-        repo=Repo(id="zai-org/CogVideoX-5b-I2V", revision="c5c783ca1606069b9996dc56f207cc2e681691ed"),
+        repo=pinned("zai-org/CogVideoX-5b-I2V"),
     ),
 )
 V1_5 = offer(
@@ -124,9 +126,10 @@ V1_5 = offer(
     facts=cogvideox(
         pipelines=MappingProxyType({"t2v": "CogVideoXPipeline"}),
         slots=MappingProxyType({"t2v": NOTHING}),
-        repo=Repo(id="zai-org/CogVideoX1.5-5B"),
+        repo=pinned("zai-org/CogVideoX1.5-5B"),
         fps=Fraction(16),
         max_tokens=224,
+        denoiser=PAIRED,
         profiles=(whole(76_000, tiling=True), parts(34_000), leaves(10_000)),
     ),
 )
@@ -143,9 +146,10 @@ V1_5_I2V = offer(
         pipelines=PICTURE,
         slots=FROM_PICTURE,
         load_as="i2v",
-        repo=Repo(id="zai-org/CogVideoX1.5-5B-I2V"),
+        repo=pinned("zai-org/CogVideoX1.5-5B-I2V"),
         fps=Fraction(16),
         max_tokens=224,
+        denoiser=PAIRED,
         profiles=(whole(76_000, tiling=True), parts(34_000), leaves(10_000)),
     ),
 )

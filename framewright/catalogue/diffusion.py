@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from framewright.catalogue.computing import Grid, Transformer, UNet
 from framewright.params import Slot
 
 Task = Literal["t2v", "i2v", "first-last", "keyframes", "v2v", "control", "character"]
@@ -17,6 +18,10 @@ Task = Literal["t2v", "i2v", "first-last", "keyframes", "v2v", "control", "chara
 mask and reference images; from a character's image with pose and face videos."""
 Layout = Literal["bcfhw", "bfchw", "packed"]
 Cache = Literal["first-block", "taylor-lite", "pyramid"]
+VARIANTS = ("*.fp16.*", "*.bf16.*", "*.fp8.*")
+"""Files of other precisions than the usual one: the same weights once more."""
+SCALES = ("guidance", "guidance_2")
+"""The params that set a row's guidance scales, in their order."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NO_SLOTS: Mapping[Slot, str] = MappingProxyType({})
 
@@ -34,7 +39,7 @@ class Repo:
     id: str
     revision: str | None = None
     files: tuple[str, ...] = ("model_index.json", "*/*.safetensors", "*/*.json", "*/*.txt", "*/*.model", "*/*.jinja")
-    without: tuple[str, ...] = ("*.fp16.*", "*.bf16.*", "*.fp8.*")
+    without: tuple[str, ...] = VARIANTS
     single: str | None = None
     gated: bool = False
 
@@ -60,6 +65,14 @@ class Strength:
     argument: str
     default: float
     kept: bool = False
+
+    def steps(self, asked: int, strength: float) -> int:
+        """How many of so many denoise steps are taken: all of them where the argument says what is kept."""
+        return asked if self.kept else min(int(asked * strength), asked)
+
+    def least(self, asked: int) -> float:
+        """The least strength in thousandths at which a step is taken."""
+        return next(part / 1000 for part in range(1, 1001) if self.steps(asked, part / 1000))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +131,11 @@ class Upscale:
     def refining(self) -> int:
         """Steps that the second pass takes: the last ones of its schedule."""
         return min(int(self.steps * self.strength), self.steps)
+
+    def smaller(self, size: tuple[int, int], multiple: int) -> tuple[int, int]:
+        """The size of the first pass: whole latents of `multiple` pixels, not above `first` of the size asked."""
+        width, height = (max(int(side * self.first) // multiple, 1) * multiple for side in size)
+        return width, height
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +196,10 @@ class Latents:
     spatial: int
     temporal: int
 
+    def grid(self, size: tuple[int, int], frames: int) -> Grid:
+        """Latent frames, rows and columns of a clip of that size (width, height)."""
+        return (frames - 1) // self.temporal + 1, size[1] // self.spatial, size[0] // self.spatial
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
@@ -235,11 +257,21 @@ class Diffusion:
     call: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     dtypes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({"default": "bfloat16"}))
     latents: Latents
+    denoiser: Transformer | UNet
+    """One forward of it; of two that take turns, either."""
+    guided: bool = True
+    """Guidance above 1 takes a second forward in each step, as it does where it is not built into the model."""
+    perturbed: int = 0
+    """Forwards that each step takes besides, for other kinds of guidance."""
+    snaps: bool = False
+    """Keyframes go where a latent begins: to frame 0, and from frame 1 on to every `temporal` one."""
     dropped: int = 0
     tiling: bool = True
     caches: tuple[Cache, ...] = ()
     lora: Lora | None = None
     audio: bool = False
+    audio_window: int | None = None
+    """Samples of each spectrum that the audio VAE was trained on; None where no sound can be given."""
     profiles: tuple[Profile, ...]
 
     def task_of(self, given: Collection[str]) -> Task | None:
@@ -249,3 +281,21 @@ class Diffusion:
                 if way.needs.keys() <= set(given) <= way.arguments().keys():
                     return task
         return None
+
+    def forwards(self, params: Mapping[str, Any]) -> int:
+        """Forwards of the denoiser in each step."""
+        return 1 + int(self.guided and params["guidance"] > 1) + self.perturbed
+
+    def segments(self, frames: int) -> int:
+        """How often the pipeline runs its loop: a long clip is made in segments that share frames."""
+        length: int | None = self.call.get("segment_frame_length")
+        if length is None:
+            return 1
+        shared: int = self.call.get("prev_segment_conditioning_frames", 1)
+        return max(1, -(-(frames - shared) // (length - shared)))
+
+    def keyframe(self, frame: int) -> int:
+        """The frame that a picture asked for at `frame` really stands at."""
+        if not self.snaps or frame == 0:
+            return frame
+        return (frame - 1) // self.latents.temporal * self.latents.temporal + 1

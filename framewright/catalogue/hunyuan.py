@@ -6,6 +6,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final
 
+from framewright.catalogue.computing import Transformer
 from framewright.catalogue.diffusion import (
     IMAGE,
     NOTHING,
@@ -13,12 +14,12 @@ from framewright.catalogue.diffusion import (
     Guidance,
     Latents,
     Lora,
-    Repo,
     Scheduler,
     Steps,
 )
 from framewright.catalogue.licences import HUNYUAN
 from framewright.catalogue.offering import offer, parts, presets, whole
+from framewright.catalogue.pins import pinned
 from framewright.catalogue.row import FrameRule, ModelRow, SizeRule
 
 SIZE: Final = SizeRule("model", multiple=16, least=256, most=1280, default=(960, 544), max_area=1280 * 720)
@@ -41,6 +42,8 @@ def hunyuan(**facts: Any) -> Diffusion:
         "guidance": (Guidance(argument="guidance_scale", default=6.0),),
         "dtypes": MappingProxyType({"default": "float16", "transformer": "bfloat16"}),
         "latents": Latents(layout="bcfhw", channels=16, spatial=8, temporal=4),
+        "denoiser": Transformer(parameters=6.8e9, layers=60, width=3072, text=256),
+        "guided": False,
         "lora": Lora(mixin="HunyuanVideoLoraLoaderMixin"),
     }
     return Diffusion(**{**common, **facts})
@@ -50,7 +53,7 @@ T2V = offer(
     "hunyuan-video",
     "HunyuanVideo",
     "Cinematic clips of 5 seconds with steady people and cameras. The guidance is built in, so there is no negative "
-    "prompt and no second pass. Slow, and large: 24 GB with 8-bit weights, 60 GB for 720p without.",
+    "prompt and no second pass. Slow, and large: a smaller GPU holds it only with 8-bit weights.",
     licence=HUNYUAN,
     size=SIZE,
     frames=FRAMES,
@@ -62,7 +65,7 @@ T2V = offer(
         pipelines=MappingProxyType({"t2v": "HunyuanVideoPipeline"}),
         slots=MappingProxyType({"t2v": NOTHING}),
         load_as="t2v",
-        repo=Repo(id="hunyuanvideo-community/HunyuanVideo", revision="e8c2aaa66fe3742a32c11a6766aecbf07c56e773"),
+        repo=pinned("hunyuanvideo-community/HunyuanVideo"),
         scheduler=euler((0, 5.0), (544, 7.0)),
         caches=("first-block", "taylor-lite", "pyramid"),
         profiles=(whole(60_000, tiling=True), parts(45_000), parts(24_000, fp8=True)),
@@ -97,7 +100,7 @@ I2V = _from_image(
     "hunyuan-video-i2v",
     "HunyuanVideo image to video",
     "From a picture, which stays exactly the first frame; motion is calmer than in the 33-channel checkpoint.",
-    repo=Repo(id="hunyuanvideo-community/HunyuanVideo-I2V"),
+    repo=pinned("hunyuanvideo-community/HunyuanVideo-I2V"),
     frames=FRAMES,
 )
 I2V_33CH = _from_image(
@@ -105,7 +108,7 @@ I2V_33CH = _from_image(
     "HunyuanVideo image to video, 33 channels",
     "From a picture, with more motion than the other checkpoint and less likeness. Its first four frames are dropped "
     "by the pipeline, so the longest clip has 125.",
-    repo=Repo(id="hunyuanvideo-community/HunyuanVideo-I2V-33ch"),
+    repo=pinned("hunyuanvideo-community/HunyuanVideo-I2V-33ch"),
     frames=FrameRule("params", stride=4, offset=1, least=5, default=125, most=125),
     guidance=(Guidance(argument="guidance_scale", default=1.0),),
     dropped=4,

@@ -7,11 +7,13 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final
 
+from framewright.catalogue.computing import Transformer
 from framewright.catalogue.diffusion import (
     FIRST_LAST_CONDITIONS,
     IMAGE,
     KEYFRAMES,
     NOTHING,
+    VARIANTS,
     VIDEO,
     Diffusion,
     Guidance,
@@ -27,6 +29,7 @@ from framewright.catalogue.diffusion import (
 )
 from framewright.catalogue.licences import LTX_OPEN_RAIL, LTXV_OPEN_WEIGHTS
 from framewright.catalogue.offering import groups, offer, parts, presets, whole
+from framewright.catalogue.pins import pinned
 from framewright.catalogue.row import FrameRule, ModelRow, SizeRule
 
 NEGATIVE: Final = "worst quality, inconsistent motion, blurry, jittery, distorted"
@@ -56,6 +59,8 @@ REFINED_QUICKLY: Final[Mapping[str, Any]] = MappingProxyType(
         "call": MappingProxyType({"timesteps": (1000.0, 909.0, 725.0, 421.0, 0.0)}),
     }
 )
+# Its repository has the VAE of the model beside it once more.
+UPSCALER: Final = ("latent_upsampler/*.safetensors", "latent_upsampler/*.json")
 SMALL_GPU: Final = (whole(24_000), parts(12_000), groups(10_000, fp8=True))
 LARGE_GPU: Final = (whole(48_000), parts(24_000, fp8=True))
 THRIFTY: Final = MappingProxyType({"steps": 12, "cache": "first-block"})
@@ -78,6 +83,7 @@ def ltx(**facts: Any) -> Diffusion:
         "guidance": (Guidance(argument="guidance_scale", default=3.0),),
         "strength": Strength(argument="strength", default=0.7, kept=True),
         "latents": Latents(layout="packed", channels=128, spatial=32, temporal=8),
+        "denoiser": Transformer(parameters=1.65e9, layers=28, width=2048, patch=(1, 1, 1)),
         "caches": ("first-block", "taylor-lite", "pyramid"),
         "lora": Lora(mixin="LTXVideoLoraLoaderMixin"),
         "profiles": SMALL_GPU,
@@ -86,8 +92,8 @@ def ltx(**facts: Any) -> Diffusion:
 
 
 SMALL: Final = (
-    "Among the quickest there are: a clip in seconds on a large GPU, and 12 GB are enough. It likes long prompts that "
-    "describe light, camera and motion; fast or crowded motion smears."
+    "Among the quickest there are: a clip in seconds on a large GPU, and a small one is enough. It likes long prompts "
+    "that describe light, camera and motion; fast or crowded motion smears."
 )
 STEERED: Final = " Pictures can stand at any frame, and a video can be redone."
 
@@ -103,7 +109,7 @@ V0_9 = offer(
     facts=ltx(
         pipelines=MappingProxyType({"t2v": "LTXPipeline", "i2v": "LTXImageToVideoPipeline"}),
         slots=MappingProxyType({"t2v": NOTHING, "i2v": IMAGE}),
-        repo=Repo(id="Lightricks/LTX-Video", revision="8984fa25007f376c1a299016d0957a37a2f797bb"),
+        repo=pinned("Lightricks/LTX-Video"),
         fps=Fraction(25),
         max_tokens=128,
         strength=None,
@@ -121,15 +127,15 @@ V0_9_5 = offer(
     frames=FRAMES,
     typical_mpix_s=2.0,
     presets=presets(dict(THRIFTY), dict(BRISK), {"steps": 50}),
-    facts=ltx(repo=Repo(id="Lightricks/LTX-Video-0.9.5"), fps=Fraction(25)),
+    facts=ltx(repo=pinned("Lightricks/LTX-Video-0.9.5"), fps=Fraction(25)),
 )
 
 
-def _of_file(file: str, base: str, revision: str | None = None) -> dict[str, Repo]:
+def _of_file(file: str, base: str) -> dict[str, Repo]:
     """A checkpoint that is published as one file; all but its denoiser and VAE is in the repository `base`."""
     return {
-        "repo": Repo(id="Lightricks/LTX-Video", revision=revision, files=(file,), without=(), single=file),
-        "base": Repo(id=base),
+        "repo": pinned("Lightricks/LTX-Video", files=(file,), without=(), single=file),
+        "base": pinned(base, without=(*VARIANTS, "transformer/*.safetensors*", "vae/*.safetensors*")),
     }
 
 
@@ -147,7 +153,7 @@ V0_9_6 = offer(
 V0_9_6_DISTILLED = offer(
     "ltx-video-0.9.6-2b-distilled",
     "LTX-Video 0.9.6 2B distilled",
-    SMALL + STEERED + " Distilled to 8 steps without guidance: several times quicker, less faithful to the prompt.",
+    SMALL + STEERED + " Distilled to a few steps without guidance: several times quicker, less faithful to the prompt.",
     licence=LTXV_OPEN_WEIGHTS,
     size=WIDE,
     frames=FRAMES,
@@ -164,7 +170,7 @@ V0_9_6_DISTILLED = offer(
 
 
 def _large(name: str, title: str, weights: dict[str, Repo], *, distilled: bool, revision: str) -> ModelRow:
-    said = "Distilled to 8 steps without guidance. " if distilled else ""
+    said = "Distilled to a few steps without guidance. " if distilled else ""
     own: dict[str, Any] = {
         "steps": Steps(default=30),
         "guidance": (Guidance(argument="guidance_scale", default=5.0),),
@@ -194,13 +200,14 @@ def _large(name: str, title: str, weights: dict[str, Repo], *, distilled: bool, 
             **weights,
             **own,
             upscale=Upscale(
-                repo=Repo(id="Lightricks/ltxv-spatial-upscaler-0.9.7"),
+                repo=pinned("Lightricks/ltxv-spatial-upscaler-0.9.7", files=UPSCALER),
                 pipeline="LTXLatentUpsamplePipeline",
                 first=Fraction(2, 3),
                 factor=2,
                 **(REFINED_QUICKLY if distilled else {"strength": 0.4, "steps": 10}),
                 tone_map=0.6 if distilled and revision == "0.9.8" else 0.0,
             ),
+            denoiser=Transformer(parameters=11.3e9, layers=48, width=4096, patch=(1, 1, 1)),
             profiles=LARGE_GPU,
         ),
     )
@@ -209,14 +216,14 @@ def _large(name: str, title: str, weights: dict[str, Repo], *, distilled: bool, 
 V0_9_7 = _large(
     "ltx-video-0.9.7-13b",
     "LTX-Video 0.9.7 13B",
-    {"repo": Repo(id="Lightricks/LTX-Video-0.9.7-dev", revision="2101082f5eb5540770a2df43747feadb6f69b889")},
+    {"repo": pinned("Lightricks/LTX-Video-0.9.7-dev")},
     distilled=False,
     revision="0.9.7",
 )
 V0_9_7_DISTILLED = _large(
     "ltx-video-0.9.7-13b-distilled",
     "LTX-Video 0.9.7 13B distilled",
-    {"repo": Repo(id="Lightricks/LTX-Video-0.9.7-distilled")},
+    {"repo": pinned("Lightricks/LTX-Video-0.9.7-distilled")},
     distilled=True,
     revision="0.9.7",
 )
@@ -230,7 +237,7 @@ V0_9_8 = _large(
 V0_9_8_DISTILLED = _large(
     "ltx-video-0.9.8-13b-distilled",
     "LTX-Video 0.9.8 13B distilled",
-    {"repo": Repo(id="Lightricks/LTX-Video-0.9.8-13B-distilled")},
+    {"repo": pinned("Lightricks/LTX-Video-0.9.8-13B-distilled")},
     distilled=True,
     revision="0.9.8",
 )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from fractions import Fraction
 from types import MappingProxyType
 
-from framewright.catalogue.diffusion import NOTHING, Diffusion, Guidance, Latents, Lora, Repo, Scheduler, Steps
+from framewright.catalogue.computing import Transformer
+from framewright.catalogue.diffusion import NOTHING, Diffusion, Guidance, Latents, Lora, Scheduler, Steps
 from framewright.catalogue.licences import APACHE
 from framewright.catalogue.offering import offer, parts, presets, whole
+from framewright.catalogue.pins import pinned
 from framewright.catalogue.row import FrameRule, SizeRule
 
 ROW = offer(
@@ -25,7 +27,7 @@ ROW = offer(
         pipelines=MappingProxyType({"t2v": "MochiPipeline"}),
         slots=MappingProxyType({"t2v": NOTHING}),
         load_as="t2v",
-        repo=Repo(id="genmo/mochi-1-preview", revision="14be5fcea23095ed330cb214647916a451e38b6e"),
+        repo=pinned("genmo/mochi-1-preview"),
         fps=Fraction(30),
         steps=Steps(default=64),
         guidance=(Guidance(argument="guidance_scale", default=4.5),),
@@ -35,6 +37,7 @@ ROW = offer(
             kind="FlowMatchEulerDiscreteScheduler", overrides=MappingProxyType({"invert_sigmas": True})
         ),
         latents=Latents(layout="bcfhw", channels=12, spatial=8, temporal=6),
+        denoiser=Transformer(parameters=5.44e9, layers=48, width=3072, text=256),
         caches=("first-block", "taylor-lite", "pyramid"),
         lora=Lora(mixin="Mochi1LoraLoaderMixin"),
         profiles=(whole(48_000, tiling=True), parts(22_000)),

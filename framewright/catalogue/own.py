@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
+from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
@@ -21,7 +23,16 @@ from framewright.wording import form, worded
 NAME: Final = form(r"^[a-z0-9][a-z0-9.-]{0,63}$", "at most 64 of a-z, 0-9, . and -")
 COMMIT: Final = form(r"^[0-9a-f]{40}$", "a commit of 40 hex digits")
 REPOSITORY: Final = form(r"^[\w.-]+/[\w.-]+$", "owner/name")
+RESERVED: Final = frozenset({"loras"})
+"""Folders beside those of models: LoRAs that workers have lie in one of that name."""
 _MOST: Final = 1_000
+_PASSED: Final = frozenset(
+    {"prompt", "negative_prompt", "max_sequence_length", "height", "width", "num_frames", "frame_rate", "fps"}
+    | {"num_inference_steps", "generator", "latents", "denoise_strength", "output_type", "return_dict", "conditions"}
+    | {"callback_on_step_end", "callback_on_step_end_tensor_inputs"}
+)
+"""Arguments that a run itself gives to a pipeline, whatever the model."""
+_LEVELS: Final = ("timesteps", "sigmas")
 _Whole = Annotated[int, Field(ge=1, le=100_000)]
 _Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -84,8 +95,10 @@ class _Own(Strict):
         Annotated[str, Field(pattern=form(r"^(bfloat16|float16|float32)$", "bfloat16, float16 or float32"))] | None
     ) = None
     max_tokens: _Whole | None = None
+    call: dict[str, Any] = Field(default_factory=dict, max_length=100)
     latents: _Latents = _Latents()
     vram_mb: Annotated[int, Field(ge=0)] | None = None
+    upscaler: bool = False
 
 
 class _Wrong(Exception):
@@ -130,6 +143,8 @@ def _row(entry: Any, known: tuple[ModelRow, ...], beside: Path) -> ModelRow:
         first = error.errors(include_url=False, include_input=False)[0]
         _, sentence = worded(first["loc"] or ("entry",), first["type"], first.get("ctx", {}), first["msg"])
         raise _Wrong(pointer(*first["loc"])[1:].replace("/", ".") or "entry", sentence) from None
+    if own.name in RESERVED:
+        raise _Wrong("name", "a folder beside the models has this name")
     if any(row.name == own.name for row in known):
         raise _Wrong("name", "another model has this name")
     like = next((row for row in known if row.name == own.like), None)
@@ -175,24 +190,64 @@ def _facts(own: _Own, like: Diffusion, beside: Path) -> Diffusion:
         facts = replace(facts, profiles=(Profile(name="whole", vram_mb=own.vram_mb),))
     return replace(
         facts,
-        **_weights(own, beside),
+        **_weights(own, like, beside),
         fps=Fraction(own.fps) if own.fps else facts.fps,
-        dtypes=MappingProxyType({"default": own.dtype}) if own.dtype else facts.dtypes,
+        dtypes=_precise(own.dtype, facts.dtypes) if own.dtype else facts.dtypes,
         max_tokens=own.max_tokens or facts.max_tokens,
+        call=_called(own.call, facts),
     )
 
 
-def _weights(own: _Own, beside: Path) -> dict[str, Any]:
+def _weights(own: _Own, like: Diffusion, beside: Path) -> dict[str, Any]:
     """Where they are, when not where those of the other row are. A fine-tune is a whole pipeline, not a part of one."""
     if own.repo is not None and own.path is not None:
         raise _Wrong("path", "say repo or path, and not both")
     if own.revision is not None and own.repo is None:
         raise _Wrong("revision", "a revision needs its repo")
+    if own.upscaler and (own.path is None or like.upscale is None):
+        raise _Wrong("upscaler", "it goes with a path, and with a model that has a second stage")
     if own.repo is not None:
-        return {"repo": Repo(id=own.repo, revision=own.revision), "base": None}
+        return {"repo": Repo(id=own.repo, revision=own.revision), "base": None, "folder": None}
     if own.path is not None:
-        return {"folder": beside / Path(own.path).expanduser(), "base": None}
+        folder = beside / Path(own.path).expanduser()
+        return {"folder": folder, "base": None, "upscale": like.upscale if own.upscaler else None}
     return {}
+
+
+def _precise(dtype: str, like: Mapping[str, str]) -> Mapping[str, str]:
+    """The precision of all parts but those that the row keeps in 32 bits: these lose too much with less."""
+    return MappingProxyType({**{part: kind for part, kind in like.items() if kind == "float32"}, "default": dtype})
+
+
+def _called(given: Mapping[str, Any], facts: Diffusion) -> Mapping[str, Any]:
+    """Fixed arguments of every call: the row's, and those given instead or besides."""
+    taken = _PASSED | {rule.argument for rule in facts.guidance} | {knob.argument for knob in facts.knobs}
+    taken |= {argument for ways in facts.slots.values() for way in ways for argument in way.arguments().values()}
+    taken |= {facts.strength.argument} if facts.strength else set()
+    for name, value in given.items():
+        if name in taken:
+            raise _Wrong(f"call.{name}", "the service gives this one itself")
+        if not _plain(value):
+            raise _Wrong(f"call.{name}", "it must be text, a number, true or false, or a list or table of these")
+    call = {**facts.call, **given}
+    for name in _LEVELS:
+        if name in call and not (
+            isinstance(call[name], list | tuple) and len(call[name]) == facts.steps.least == facts.steps.most
+        ):
+            raise _Wrong(f"call.{name}", "it must be a list, and steps.least and steps.most as many as it has entries")
+    return MappingProxyType(call)
+
+
+def _plain(value: Any) -> bool:
+    """Whether it is what JSON can say. NaN, infinities and times are not."""
+    match value:
+        case dict():
+            return all(map(_plain, value.values()))
+        case list():
+            return all(map(_plain, value))
+        case float():
+            return isfinite(value)
+    return isinstance(value, str | int)
 
 
 def _guided(values: list[float], like: tuple[Guidance, ...]) -> tuple[Guidance, ...]:

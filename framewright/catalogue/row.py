@@ -59,13 +59,7 @@ class Buckets:
 
     def every(self) -> tuple[tuple[int, int], ...]:
         """The pipeline's list, from the tallest to the widest."""
-        patches = round((self.base / self.patch) ** 2)
-        return tuple(
-            (wide * self.patch, tall * self.patch)
-            for tall in range(patches, 0, -1)
-            for wide in range(max(1, patches // (tall + 1)), patches // tall + 1)
-            if max(wide, tall) <= 4 * min(wide, tall)
-        )
+        return _every(self)
 
     def taken(self, width: int, height: int) -> tuple[int, int]:
         """The size that the pipeline takes for a picture of that size."""
@@ -77,6 +71,17 @@ class Buckets:
     def nearest(self, width: int, height: int) -> tuple[int, int]:
         """Of the sizes that the pipeline leaves as they are, the nearest in shape."""
         return min(_kept(self), key=lambda size: abs(log(size[0] * height / (size[1] * width))))
+
+
+@cache
+def _every(buckets: Buckets) -> tuple[tuple[int, int], ...]:
+    patch, patches = buckets.patch, round((buckets.base / buckets.patch) ** 2)
+    return tuple(
+        (wide * patch, tall * patch)
+        for tall in range(patches, 0, -1)
+        for wide in range(max(1, patches // (tall + 1)), patches // tall + 1)
+        if max(wide, tall) <= 4 * min(wide, tall)
+    )
 
 
 @cache

@@ -44,6 +44,9 @@ class ScriptedParams(Params):
     hang_at: int | None = Field(None, ge=1, description=f"The work hangs. {_AT}", json_schema_extra=ui("misbehaviour"))
     oom_at: int | None = Field(None, ge=1, description=f"Memory runs out. {_AT}", json_schema_extra=ui("misbehaviour"))
     raise_at: int | None = Field(None, ge=1, description=f"An error. {_AT}", json_schema_extra=ui("misbehaviour"))
+    unfit_at: int | None = Field(
+        None, ge=1, description=f"The worker lacks the weights. {_AT}", json_schema_extra=ui("misbehaviour")
+    )
     stubborn: bool = Field(
         default=False, description="Does not listen when told to stop.", json_schema_extra=ui("misbehaviour")
     )

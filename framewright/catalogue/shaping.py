@@ -67,6 +67,7 @@ def shape(
         if out.pop(name, None) is not None:
             told.append(Adjusted(f"/params/{name}", params[name], None, why))
     _steps(row, out, told)
+    _strength(row, out)
     width, height = _size(row, out, pictures, told)
     frames = _frames(row, out, pictures, told, footage)
     work = width * height * frames
@@ -91,6 +92,15 @@ def _steps(row: ModelRow, out: dict[str, Any], told: list[Adjusted]) -> None:
         why = "the model's strides are rounded, and noise would remain; the nearest count without is used"
         told.append(Adjusted("/params/steps", asked, used, why))
         out["steps"] = used
+
+
+def _strength(row: ModelRow, out: Mapping[str, Any]) -> None:
+    """Refuses a strength at which nothing would be denoised."""
+    rule = row.diffusion.strength if row.diffusion else None
+    if rule is None or out.get("task") != "v2v" or rule.steps(out["steps"], out["strength"]):
+        return
+    detail = f"at {out['steps']} steps the least strength that changes anything is {rule.least(out['steps']):g}"
+    raise Refused("/params/strength", "out_of_range", detail)
 
 
 def _size(row: ModelRow, out: dict[str, Any], pictures: Sequence[Pixels], told: list[Adjusted]) -> Pixels:

@@ -6,9 +6,11 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
 
+from framewright.catalogue.computing import UNet
 from framewright.catalogue.diffusion import IMAGE, Diffusion, Guidance, Knob, Latents, Repo, Scheduler, Steps
 from framewright.catalogue.licences import STABILITY
 from framewright.catalogue.offering import offer, parts, presets, whole
+from framewright.catalogue.pins import pinned
 from framewright.catalogue.row import FrameRule, ModelRow, SizeRule
 
 SIZE: Final = SizeRule("model", multiple=64, least=256, most=1024, default=(1024, 576), max_area=1024 * 576)
@@ -65,6 +67,7 @@ def _row(name: str, title: str, said: str, frames: int, repo: Repo) -> ModelRow:
             tiling=False,
             dtypes=MappingProxyType({"default": "float16"}),
             latents=Latents(layout="bfchw", channels=4, spatial=8, temporal=1),
+            denoiser=UNet(per_pixel=280e6, per_pair=7300),
             profiles=(whole(12_000), parts(8_000, tiling=False)),
         ),
     )
@@ -74,34 +77,22 @@ ROWS = (
     _row(
         "svd",
         "Stable Video Diffusion",
-        "14 frames from a picture on 8 GB.",
+        "14 frames from a picture on a small GPU.",
         14,
-        Repo(
-            id="stabilityai/stable-video-diffusion-img2vid",
-            revision="9cf024d5bfa8f56622af86c884f26a52f6676f2e",
-            gated=True,
-        ),
+        pinned("stabilityai/stable-video-diffusion-img2vid", gated=True),
     ),
     _row(
         "svd-xt",
         "Stable Video Diffusion XT",
-        "25 frames from a picture on 8 GB.",
+        "25 frames from a picture on a small GPU.",
         25,
-        Repo(
-            id="stabilityai/stable-video-diffusion-img2vid-xt",
-            revision="9e43909513c6714f1bc78bcb44d96e733cd242aa",
-            gated=True,
-        ),
+        pinned("stabilityai/stable-video-diffusion-img2vid-xt", gated=True),
     ),
     _row(
         "svd-xt-1.1",
         "Stable Video Diffusion XT 1.1",
-        "25 frames from a picture on 8 GB, steadier than XT at its usual motion.",
+        "25 frames from a picture on a small GPU, steadier than XT at its usual motion.",
         25,
-        Repo(
-            id="stabilityai/stable-video-diffusion-img2vid-xt-1-1",
-            revision="043843887ccd51926e3efed36270444a838e7861",
-            gated=True,
-        ),
+        pinned("stabilityai/stable-video-diffusion-img2vid-xt-1-1", gated=True),
     ),
 )

@@ -6,6 +6,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Any, Final
 
+from framewright.catalogue.computing import Transformer
 from framewright.catalogue.diffusion import (
     FIRST_LAST,
     IMAGE,
@@ -26,6 +27,7 @@ from framewright.catalogue.diffusion import (
 )
 from framewright.catalogue.licences import APACHE
 from framewright.catalogue.offering import leaves, offer, parts, presets, whole
+from framewright.catalogue.pins import pinned
 from framewright.catalogue.row import FrameRule, ModelRow, SizeRule
 
 NEGATIVE: Final = (
@@ -40,6 +42,8 @@ SHIFT_UP: Final = ((0, 3.0), (720, 5.0))
 # The VAE loses detail in 16 bits, and the image encoder is small.
 FINE: Final = MappingProxyType({"default": "bfloat16", "vae": "float32"})
 SEEING: Final = MappingProxyType({**FINE, "image_encoder": "float32"})
+SMALL_NET: Final = Transformer(parameters=1.25e9, layers=30, width=1536)
+LARGE_NET: Final = Transformer(parameters=12e9, layers=40, width=5120)
 THRIFTY: Final = MappingProxyType({"steps": 20, "cache": "first-block"})
 BRISK: Final = MappingProxyType({"steps": 30, "cache": "first-block"})
 
@@ -58,6 +62,7 @@ def wan(**facts: Any) -> Diffusion:
         "scheduler": unipc(*SHIFT_UP),
         "dtypes": FINE,
         "latents": Latents(layout="bcfhw", channels=16, spatial=8, temporal=4),
+        "denoiser": LARGE_NET,
         "caches": CACHES,
         "lora": Lora(mixin="WanLoraLoaderMixin"),
         "guidance": (Guidance(argument="guidance_scale", default=5.0),),
@@ -82,8 +87,8 @@ PAIR: Final = "The same for the second denoiser, which works on the last and les
 T2V_1_3B = offer(
     "wan-2.1-t2v-1.3b",
     "Wan 2.1 text to video 1.3B",
-    "A small, free model for short clips at 480p: it runs on 8 GB, follows plain prompts well and is the place to "
-    "start. Faces, hands and text are weaker than in the 14B models, and 720p is less steady.",
+    "A small, free model for short clips at 480p: it runs on small GPUs, follows plain prompts well and is the place "
+    "to start. Faces, hands and text are weaker than in the 14B models, and 720p is less steady.",
     licence=APACHE,
     default_for=("generate",),
     size=SMALL,
@@ -95,8 +100,9 @@ T2V_1_3B = offer(
         slots=TEXT_SLOTS,
         load_as="t2v",
         strength=Strength(argument="strength", default=0.8),
-        repo=Repo(id="Wan-AI/Wan2.1-T2V-1.3B-Diffusers", revision="0fad780a534b6463e45facd96134c9f345acfa5b"),
+        repo=pinned("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
         scheduler=unipc((0, 3.0)),
+        denoiser=SMALL_NET,
         profiles=(whole(20_000), parts(12_000), leaves(8_000)),
     ),
 )
@@ -115,7 +121,7 @@ T2V_14B = offer(
         slots=TEXT_SLOTS,
         load_as="t2v",
         strength=Strength(argument="strength", default=0.8),
-        repo=Repo(id="Wan-AI/Wan2.1-T2V-14B-Diffusers", revision="38ec498cb3208fb688890f8cc7e94ede2cbd7f68"),
+        repo=pinned("Wan-AI/Wan2.1-T2V-14B-Diffusers"),
         profiles=(whole(60_000), parts(40_000), parts(24_000, fp8=True), leaves(13_000)),
     ),
 )
@@ -126,7 +132,7 @@ def _from_image(name: str, title: str, repo: Repo, size: SizeRule, shift: float)
         name,
         title,
         "Brings a picture to life and keeps its subject and style; a prompt says what moves. Heavy: 16B parameters, "
-        "so a GPU of 24 GB holds it only with 8-bit weights.",
+        "which a smaller GPU holds only with 8-bit weights.",
         licence=APACHE,
         size=size,
         frames=FRAMES,
@@ -148,14 +154,14 @@ def _from_image(name: str, title: str, repo: Repo, size: SizeRule, shift: float)
 I2V_480P = _from_image(
     "wan-2.1-i2v-14b-480p",
     "Wan 2.1 image to video 14B, 480p",
-    Repo(id="Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", revision="b184e23a8a16b20f108f727c902e769e873ffc73"),
+    pinned("Wan-AI/Wan2.1-I2V-14B-480P-Diffusers"),
     SMALL,
     3.0,
 )
 I2V_720P = _from_image(
     "wan-2.1-i2v-14b-720p",
     "Wan 2.1 image to video 14B, 720p",
-    Repo(id="Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"),
+    pinned("Wan-AI/Wan2.1-I2V-14B-720P-Diffusers"),
     LARGE,
     5.0,
 )
@@ -172,7 +178,7 @@ FLF2V = offer(
         pipelines=MappingProxyType({"first-last": "WanImageToVideoPipeline"}),
         slots=MappingProxyType({"first-last": FIRST_LAST}),
         load_as="first-last",
-        repo=Repo(id="Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers"),
+        repo=pinned("Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers"),
         guidance=(Guidance(argument="guidance_scale", default=5.5),),
         dtypes=SEEING,
         scheduler=unipc((0, 5.0)),
@@ -181,7 +187,9 @@ FLF2V = offer(
 )
 
 
-def _vace(name: str, title: str, repo: Repo, *, mpix_s: float, profiles: tuple[Profile, ...]) -> ModelRow:
+def _vace(
+    name: str, title: str, repo: Repo, *, denoiser: Transformer, mpix_s: float, profiles: tuple[Profile, ...]
+) -> ModelRow:
     return offer(
         name,
         title,
@@ -197,6 +205,7 @@ def _vace(name: str, title: str, repo: Repo, *, mpix_s: float, profiles: tuple[P
             slots=MappingProxyType({"t2v": NOTHING, "control": CONTROL}),
             load_as="control",
             repo=repo,
+            denoiser=denoiser,
             # No step cache was tried with this denoiser.
             caches=(),
             knobs=(
@@ -217,14 +226,18 @@ def _vace(name: str, title: str, repo: Repo, *, mpix_s: float, profiles: tuple[P
 VACE_1_3B = _vace(
     "wan-2.1-vace-1.3b",
     "Wan 2.1 VACE 1.3B",
-    Repo(id="Wan-AI/Wan2.1-VACE-1.3B-diffusers", revision="ec4d2cb062b548996b179d493fdd05340de702a1"),
+    pinned("Wan-AI/Wan2.1-VACE-1.3B-diffusers"),
+    # Every second block has a twin for the control video.
+    denoiser=Transformer(parameters=1.92e9, layers=45, width=1536),
     mpix_s=0.1,
     profiles=(whole(24_000), parts(12_000), leaves(8_000)),
 )
 VACE_14B = _vace(
     "wan-2.1-vace-14b",
     "Wan 2.1 VACE 14B",
-    Repo(id="Wan-AI/Wan2.1-VACE-14B-diffusers", revision="db79b90c60bbb45ceec9e41b9d5a4df934538ac4"),
+    pinned("Wan-AI/Wan2.1-VACE-14B-diffusers"),
+    # Every fifth has.
+    denoiser=Transformer(parameters=14.6e9, layers=48, width=5120),
     mpix_s=0.02,
     profiles=(whole(80_000), parts(48_000), parts(24_000, fp8=True)),
 )

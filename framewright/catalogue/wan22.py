@@ -6,6 +6,7 @@ from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
 
+from framewright.catalogue.computing import Transformer
 from framewright.catalogue.diffusion import (
     FIRST_LAST,
     IMAGE,
@@ -13,12 +14,12 @@ from framewright.catalogue.diffusion import (
     Guidance,
     Latents,
     Lora,
-    Repo,
     Slots,
     Steps,
 )
 from framewright.catalogue.licences import APACHE
 from framewright.catalogue.offering import offer, parts, presets, whole
+from framewright.catalogue.pins import pinned
 from framewright.catalogue.row import FrameRule, SizeRule
 from framewright.catalogue.wan import BRISK, FRAMES, LARGE, PAIR, SEEING, SMALL, THRIFTY, unipc, wan
 
@@ -27,7 +28,7 @@ FIVE_B: Final = SizeRule("model", multiple=32, least=256, most=1280, default=(12
 T2V_A14B = offer(
     "wan-2.2-t2v-a14b",
     "Wan 2.2 text to video A14B",
-    "The best motion and light of the free models. Two 14B denoisers take turns, so it wants 80 GB, or 24 GB with "
+    "The best motion and light of the free models. Two 14B denoisers take turns, so it wants a large GPU, or "
     "8-bit weights that come and go.",
     licence=APACHE,
     size=SMALL,
@@ -38,7 +39,7 @@ T2V_A14B = offer(
         pipelines=MappingProxyType({"t2v": "WanPipeline"}),
         slots=MappingProxyType({"t2v": NOTHING}),
         load_as="t2v",
-        repo=Repo(id="Wan-AI/Wan2.2-T2V-A14B-Diffusers", revision="5be7df9619b54f4e2667b2755bc6a756675b5cd7"),
+        repo=pinned("Wan-AI/Wan2.2-T2V-A14B-Diffusers"),
         steps=Steps(default=40),
         guidance=(
             Guidance(argument="guidance_scale", default=4.0),
@@ -62,7 +63,7 @@ I2V_A14B = offer(
         pipelines=MappingProxyType({"i2v": "WanImageToVideoPipeline", "first-last": "WanImageToVideoPipeline"}),
         slots=MappingProxyType({"i2v": IMAGE, "first-last": FIRST_LAST}),
         load_as="i2v",
-        repo=Repo(id="Wan-AI/Wan2.2-I2V-A14B-Diffusers", revision="596658fd9ca6b7b71d5057529bbf319ecbc61d74"),
+        repo=pinned("Wan-AI/Wan2.2-I2V-A14B-Diffusers"),
         steps=Steps(default=40),
         guidance=(
             Guidance(argument="guidance_scale", default=3.5),
@@ -76,7 +77,7 @@ I2V_A14B = offer(
 TI2V_5B = offer(
     "wan-2.2-ti2v-5b",
     "Wan 2.2 text and image to video 5B",
-    "720p at 24 frames a second on one GPU of 24 GB, from text or a picture. Its VAE packs four times as much into a "
+    "720p at 24 frames a second on one middling GPU, from text or a picture. Its VAE packs four times as much into a "
     "latent, which is what makes it quick and its fine detail softer.",
     licence=APACHE,
     size=FIVE_B,
@@ -87,10 +88,11 @@ TI2V_5B = offer(
         pipelines=MappingProxyType({"t2v": "WanPipeline", "i2v": "WanImageToVideoPipeline"}),
         slots=MappingProxyType({"t2v": NOTHING, "i2v": IMAGE}),
         load_as="t2v",
-        repo=Repo(id="Wan-AI/Wan2.2-TI2V-5B-Diffusers", revision="b8fff7315c768468a5333511427288870b2e9635"),
+        repo=pinned("Wan-AI/Wan2.2-TI2V-5B-Diffusers"),
         fps=Fraction(24),
         scheduler=unipc((0, 5.0)),
         latents=Latents(layout="bcfhw", channels=48, spatial=16, temporal=4),
+        denoiser=Transformer(parameters=4.35e9, layers=30, width=3072),
         profiles=(whole(32_000), parts(24_000)),
     ),
 )
@@ -118,7 +120,7 @@ ANIMATE_14B = offer(
             }
         ),
         load_as="character",
-        repo=Repo(id="Wan-AI/Wan2.2-Animate-14B-Diffusers"),
+        repo=pinned("Wan-AI/Wan2.2-Animate-14B-Diffusers"),
         fps=Fraction(30),
         steps=Steps(default=20),
         guidance=(Guidance(argument="guidance_scale", default=1.0),),

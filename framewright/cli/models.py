@@ -75,7 +75,7 @@ def fetch(args: argparse.Namespace, out: Out) -> int:
                 row,
                 home,
                 hub_url=settings.hub_url,
-                token=settings.hub_token.get_secret_value() if settings.hub_token else None,
+                token=settings.token,
                 agree=_agree(args, out),
                 report=_reporter(out, shown),
             )

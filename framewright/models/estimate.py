@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from framewright.catalogue.diffusion import Diffusion
 from framewright.catalogue.row import ModelRow
 from framewright.models.contents import INDEX, walk
 from framewright.models.headers import read_header, read_index
 from framewright.models.home import Home, State
 
+_IN_THE_FILE = frozenset({"base/transformer", "base/vae"})
 _PLAIN = ("diffusion_pytorch_model.safetensors", "model.safetensors")
 
 
@@ -28,7 +30,7 @@ class Component:
         return sum(self.bytes_by_dtype.values())
 
     @property
-    def parameters(self) -> int:
+    def numbers(self) -> int:
         """How many numbers the weights are, for dtypes of whole bytes."""
         return sum(size // _WIDTH.get(dtype, 1) for dtype, size in self.bytes_by_dtype.items())
 
@@ -37,7 +39,7 @@ class Component:
 class Estimate:
     """What a model's weights take. `basis` is "disk" where headers were read, else "row": only its own figures.
 
-    `vram_mb` is the least of the row's profiles.
+    `vram_mb` is what the row says that a GPU must have at least.
     """
 
     basis: Literal["disk", "row"]
@@ -48,22 +50,23 @@ class Estimate:
     def size(self) -> int:
         return sum(component.size for component in self.components)
 
-    @property
-    def largest(self) -> int:
-        """Bytes of the largest component: what must fit when only one is on the GPU at a time."""
-        return max((component.size for component in self.components), default=0)
-
 
 _WIDTH: Mapping[str, int] = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
 def estimate(row: ModelRow, home: Home) -> Estimate:
     """From the headers of complete weights on this disk (milliseconds), else from the row."""
-    profiles = row.diffusion.profiles if row.diffusion else ()
-    vram_mb = min((profile.vram_mb for profile in profiles), default=row.needs.vram_mb)
     if row.diffusion is None or home.look(row).state is not State.COMPLETE:
-        return Estimate("row", (), vram_mb)
-    return Estimate("disk", components(home.folder(row)), vram_mb)
+        return Estimate("row", (), row.needs.vram_mb)
+    return Estimate("disk", loaded(row.diffusion, home.folder(row)), row.needs.vram_mb)
+
+
+def loaded(facts: Diffusion, folder: Path) -> tuple[Component, ...]:
+    """The components of a model that its pipeline loads: of a base, not those that the one file beside it holds."""
+    found = components(folder)
+    if facts.repo.single is None:
+        return found
+    return tuple(part for part in found if part.name not in _IN_THE_FILE)
 
 
 def components(folder: Path) -> tuple[Component, ...]:

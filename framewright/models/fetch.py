@@ -88,7 +88,7 @@ class Digest:
 def _filled(hub: Hub, source: Source, file: File, descriptor: int, landed: Landed) -> bool:
     """Fill the part to its size; False, and an empty part, when the content is not what the hash says."""
     have, digest = _resumed(file, descriptor, landed)
-    fruitless = 0
+    furthest, fruitless = have, 0
     while have < file.size:
         try:
             with hub.bytes(source.repo, source.revision, file.name, have) as (start, chunks):
@@ -102,7 +102,10 @@ def _filled(hub: Hub, source: Source, file: File, descriptor: int, landed: Lande
                         raise HubRefused(f"{hub.url} sends more of {file.name} than the {file.size} bytes it listed")
                     _write(descriptor, chunk)
                     digest.update(chunk)
-                    have, fruitless = have + len(chunk), 0
+                    have += len(chunk)
+                    # A server that begins anew each time brings bytes for ever, and nothing of the file.
+                    if have > furthest:
+                        furthest, fruitless = have, 0
                     landed(len(chunk))
             if have < file.size:
                 raise Interrupted("the connection broke")

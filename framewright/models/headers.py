@@ -70,14 +70,15 @@ class _Wrong(Exception):
     """Why a file is refused, as the end of a sentence that begins with its name."""
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, most: int = MOST_HEADER) -> Header:
     """The header of a safetensors file; `WeightsRefused` names the file and what is wrong. Tensor data is not read.
 
-    A link is not followed. NaN among the numbers is for the loader to find.
+    `most` bytes of it are read at most: as objects they take many times that memory. A link is not followed. NaN among
+    the numbers is for the loader to find.
     """
     try:
         with opened(path) as file:
-            return _header(file, os.fstat(file.fileno()).st_size)
+            return _header(file, os.fstat(file.fileno()).st_size, most)
     except _Wrong as wrong:
         raise WeightsRefused(f"{path} is refused: {wrong}") from None
 
@@ -132,15 +133,15 @@ def opened(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-def _header(file: BinaryIO, size: int) -> Header:
+def _header(file: BinaryIO, size: int, most: int) -> Header:
     first = file.read(8)
     length = int.from_bytes(first, "little")
     if len(first) < 8:
         raise _Wrong(f"it has {size} bytes, and safetensors begins with the 8 of its header's length")
-    if length > min(MOST_HEADER, size - 8):
+    if length > min(most, size - 8):
         _foreign(first + file.read(32))
-        most = "the file" if length <= MOST_HEADER else f"the {MOST_HEADER} bytes that are allowed"
-        raise _Wrong(f"its header claims {length} bytes, more than {most}")
+        end = "the file" if length <= most else f"the {most} bytes that are allowed"
+        raise _Wrong(f"its header claims {length} bytes, more than {end}")
     raw = file.read(length)
     if len(raw) != length:
         raise _Wrong("it ended while its header was read")

@@ -20,6 +20,7 @@ from framewright.models.contents import CODE, check, walk
 from framewright.models.manifest import NAME, PARTS, Manifest, Part, read
 from framewright.settings import ModelSettings
 
+ACCEPTED = "FRAMEWRIGHT_ACCEPTED_LICENCES"
 _SAFE = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 # A stray one of these could be loaded in the place of what was pulled.
 _LOADED = frozenset({".safetensors", ".json"})
@@ -75,7 +76,7 @@ class Home:
         """The state of a row's weights by names and sizes. Content is for `verify`; a pull checked it before."""
         folder = self.folder(row)
         if row.diffusion is not None and row.diffusion.folder is not None:
-            return _own(row, folder)
+            return _own(row, folder, accepted=self.consented(row, None))
         pull = f"framewright models pull {row.name}"
         if not folder.is_dir() or not any(os.scandir(folder)):
             why = f"the weights of {row.name} are not on this machine"
@@ -100,12 +101,14 @@ class Home:
     def ready(self, row: ModelRow) -> Path:
         """The folder to load a row from; `ModelNotReady` or `LicenceNotAccepted` with the command that helps."""
         here = self.look(row)
+        own = row.diffusion is not None and row.diffusion.folder is not None
         if here.state is not State.COMPLETE:
-            raise ModelNotReady(f"{here.why}; run: {here.fix}")
+            raise ModelNotReady(f"{row.name} is not ready: {here.why}; {here.fix if own else f'run: {here.fix}'}")
         if not here.accepted:
+            pull = f"run: framewright models pull {row.name} --accept-licence"
             raise LicenceNotAccepted(
-                f"the licence of {row.name} ({row.licence.name}) was not accepted here; read it and run: "
-                f"framewright models pull {row.name} --accept-licence"
+                f"the licence of {row.name} ({row.licence.name}) was not accepted here; read it and "
+                f"{f'name the model in {ACCEPTED}' if own else pull}"
             )
         return here.folder
 
@@ -193,14 +196,14 @@ def repositories(row: ModelRow) -> dict[Part, Repo]:
     return found
 
 
-def _own(row: ModelRow, folder: Path) -> OnDisk:
-    """A folder of the operator's own has no manifest: what it holds is checked each time."""
+def _own(row: ModelRow, folder: Path, *, accepted: bool) -> OnDisk:
+    """A folder of the operator's own has no manifest: what it holds is checked each time, and so is the setting."""
     if not folder.is_dir():
-        return OnDisk(
-            row.name, folder, State.ABSENT, 0, f"{folder} is not there", "correct `path` in the catalogue file"
-        )
+        fix = "correct `path` in the catalogue file"
+        return OnDisk(row.name, folder, State.ABSENT, 0, f"{folder} is not there", fix, accepted=accepted)
     try:
         check(folder)
     except WeightsRefused as error:
-        return OnDisk(row.name, folder, State.DAMAGED, used(folder), error.detail, "put right what it names")
-    return OnDisk(row.name, folder, State.COMPLETE, used(folder))
+        fix = "put right what it names"
+        return OnDisk(row.name, folder, State.DAMAGED, used(folder), error.detail, fix, accepted=accepted)
+    return OnDisk(row.name, folder, State.COMPLETE, used(folder), accepted=accepted)

@@ -148,7 +148,7 @@ class Hub:
             how = "your token has no access to it" if self._token else "no token is set"
             raise HubRefused(
                 f"{repo} is gated and {how}: ask for access at {self.url}/{repo}, then set FRAMEWRIGHT_HUB_TOKEN "
-                "(or HF_TOKEN) to a token with read access"
+                "to a token with read access (for huggingface.co, HF_TOKEN does as well)"
             )
         if said == "RevisionNotFound":
             raise HubRefused(f"{self.url} does not have that revision of {repo}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Mapping
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
@@ -16,6 +16,11 @@ from framewright.catalogue.ltx2 import DISTILLED
 from framewright.catalogue.row import Buckets, ModelRow
 
 diffusers: Any = pytest.importorskip("diffusers")
+torch: Any = pytest.importorskip("torch")
+
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES  # noqa: E402
+
+from workers.diffusion.caching import cached  # noqa: E402
 
 ROWS = [row for row in catalogue.rows() if row.diffusion is not None]
 PIPELINES = [(row, task) for row in ROWS for task in (row.diffusion.pipelines if row.diffusion else ())]
@@ -23,11 +28,7 @@ every_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 every_pipeline = pytest.mark.parametrize(
     ("row", "task"), PIPELINES, ids=[f"{row.name}-{task}" for row, task in PIPELINES]
 )
-CACHES = {
-    "first-block": ("FirstBlockCacheConfig", "threshold"),
-    "taylor-lite": ("TaylorSeerCacheConfig", "use_lite_mode"),
-    "pyramid": ("PyramidAttentionBroadcastConfig", "spatial_attention_block_skip_range"),
-}
+CACHED = [row for row in ROWS if row.diffusion and row.diffusion.caches]
 STEPPED = re.compile(r"(\w*scheduler)\.step\(")
 
 
@@ -67,6 +68,28 @@ def denoiser(kind: Any) -> list[Any]:
     return classes(kind, "unet" if "unet" in inspect.signature(kind.__init__).parameters else "transformer")
 
 
+def networks(kind: Any) -> dict[str, list[Any]]:
+    """Components that hold weights, with the classes that each may have."""
+    found = {name: classes(kind, name) for name in components(kind) if name in get_type_hints(kind.__init__)}
+    return {
+        name: kinds
+        for name, kinds in found.items()
+        if any(isinstance(one, type) and issubclass(one, torch.nn.Module) for one in kinds)
+    }
+
+
+def shallow(kind: Any) -> Any:
+    """A denoiser of two blocks without numbers in it."""
+    with torch.device("meta"):
+        return kind(num_layers=2)
+
+
+def hooks(module: Any) -> bool:
+    """Whether diffusers has put something between the module and those who call it."""
+    registry = getattr(module, "_diffusers_hook", None)
+    return bool(registry and registry.hooks)
+
+
 @every_pipeline
 def test_the_pipeline_takes_every_argument_that_we_pass(row: ModelRow, task: str) -> None:
     facts = facts_of(row)
@@ -99,8 +122,13 @@ def test_a_model_that_takes_no_prompt_or_no_size_is_one(row: ModelRow, task: str
 @every_pipeline
 def test_the_weights_of_one_task_serve_the_others(row: ModelRow, task: str) -> None:
     kind, first = pipeline(row, task), pipeline(row, facts_of(row).load_as)
-    assert components(kind) - set(kind._optional_components) <= components(first)
-    assert callable(kind.from_pipe)
+    shared = components(kind) & components(first)
+    assert components(kind) - set(kind._optional_components) <= shared
+    for name, kinds in networks(kind).items():
+        assert name not in shared or {*kinds} & {*classes(first, name)}, f"{name} is of another class"
+    # Options of the second that the first is made with as well have the same meaning there.
+    options, others = kind._get_signature_keys(kind)[1], first._get_signature_keys(first)[1]
+    assert set(options) <= set(others)
 
 
 @every_pipeline
@@ -183,28 +211,38 @@ def test_the_vae_has_tiles_where_the_row_says_so(row: ModelRow) -> None:
         assert ("use_tiling" in inspect.getsource(vae.__init__)) == facts.tiling
 
 
-@every_row
-def test_caches_exist_and_fit_the_denoiser(row: ModelRow) -> None:
+@pytest.mark.parametrize("row", CACHED, ids=lambda row: row.name)
+def test_caches_take_hold_of_the_blocks_of_the_denoiser_and_let_go(row: ModelRow) -> None:
     facts = facts_of(row)
+    pipe = SimpleNamespace(transformer=shallow(denoiser(pipeline(row, facts.load_as))[0]), current_timestep=500)
     for name in facts.caches:
-        config, option = CACHES[name]
-        assert option in inspect.signature(kind_of(config).__init__).parameters
-    for kind in denoiser(pipeline(row, facts.load_as)):
-        assert not facts.caches or callable(kind.enable_cache)
+        with cached(pipe, name):
+            held = [part for part, module in pipe.transformer.named_modules() if hooks(module)]
+            assert any("blocks.0" in part for part in held), name
+            assert any("blocks.1" in part for part in held), name
+        assert not any(map(hooks, pipe.transformer.modules()))
 
 
 @every_row
 def test_profiles_ask_for_what_the_denoiser_can_do(row: ModelRow) -> None:
     facts = facts_of(row)
     kind = pipeline(row, facts.load_as)
+    held = networks(kind)
     for profile in facts.profiles:
         if profile.offload == "model":
-            assert kind.model_cpu_offload_seq
+            # What is not in its chain stays on the GPU beside the denoiser, once it was called.
+            large = [name for name in ("text_encoder", "transformer", "transformer_2", "unet", "vae") if name in held]
+            assert [name for name in kind.model_cpu_offload_seq.split("->") if name in large] == large
         if profile.offload in {"group", "leaf"}:
             taken = inspect.signature(kind.enable_group_offload).parameters
             assert {"onload_device", "offload_type", "num_blocks_per_group", "use_stream"} <= taken.keys()
+            every = [one for kinds in held.values() for one in kinds]
+            assert all(getattr(one, "_supports_group_offloading", True) for one in every)
+        if profile.offload == "group":
+            assert any(isinstance(child, torch.nn.ModuleList) for child in shallow(denoiser(kind)[0]).children())
         if profile.fp8:
-            assert all(callable(one.enable_layerwise_casting) for one in denoiser(kind))
+            # Layers whose numbers 8 bits cannot hold are left as they are.
+            assert all("norm" in (one._skip_layerwise_casting_patterns or ()) for one in denoiser(kind))
 
 
 @every_row
@@ -213,11 +251,18 @@ def test_weights_in_one_file_can_be_read_from_one(row: ModelRow) -> None:
     kind = pipeline(row, facts.load_as)
     if facts.repo.single is not None:
         for part in (*denoiser(kind), *classes(kind, "vae")):
-            assert callable(part.from_single_file)
-    if facts.family == "animatediff":
-        assert facts.base is not None
-        assert callable(kind_of("MotionAdapter").from_pretrained)
-        assert "motion_adapter" in components(kind)
+            assert part.__name__ in SINGLE_FILE_LOADABLE_CLASSES
+    if facts.base is not None and facts.repo.single is None:
+        assert kind_of("MotionAdapter") in classes(kind, "motion_adapter")
+
+
+@every_row
+def test_what_is_not_pulled_is_no_part_of_a_pipeline(row: ModelRow) -> None:
+    facts = facts_of(row)
+    read = {name for task in facts.pipelines for name in components(pipeline(row, task))}
+    for repo in filter(None, (facts.repo, facts.base)):
+        left = {pattern.partition("/")[0] for pattern in repo.without if "/" in pattern}
+        assert left & read == ({"transformer", "vae"} if facts.repo.single and repo is facts.base else set())
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if facts_of(row).upscale], ids=lambda row: row.name)
@@ -249,6 +294,22 @@ def test_the_list_of_sizes_is_that_of_the_pipeline(base: int) -> None:
             # A picture in the size that the row promises comes out in that size.
             width, height = buckets.nearest(wide, tall)
             assert processor.calculate_default_height_width(height, width, base) == (height, width)
+
+
+@every_pipeline
+def test_a_sound_that_is_given_can_be_held(row: ModelRow, task: str) -> None:
+    facts = facts_of(row)
+    kind, ways = pipeline(row, task), facts.slots[task]  # type: ignore[index]
+    assert all(("audio" in way.arguments()) == (facts.audio_window is not None) for way in ways)
+    if facts.audio_window is None:
+        return
+    # The argument that a sound becomes, the one that keeps noise from it, and those that say that it has none.
+    assert {way.arguments()["audio"] for way in ways} == {"audio_latents"}
+    assert "noise_scale" in inspect.signature(kind.prepare_audio_latents).parameters
+    for one in denoiser(kind):
+        assert {"sigma", "audio_timestep", "audio_sigma"} <= inspect.signature(one.forward).parameters.keys()
+    for vae in classes(kind, "audio_vae"):
+        assert {"sample_rate", "mel_hop_length", "mel_bins"} <= inspect.signature(vae.__init__).parameters.keys()
 
 
 def test_ltx_conditions_are_made_of_what_we_give() -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 from model_hub import Hub
-from tiny_model import REPO, kept, put, repository, row, safetensors, there, weights
+from tiny_model import BOUND, REPO, kept, put, repository, row, safetensors, there, weights
 
 from framewright.catalogue import camera_move
 from framewright.catalogue.diffusion import Repo
-from framewright.errors import FramewrightError, ModelNotReady, WeightsRefused
-from framewright.models.estimate import components, estimate
+from framewright.errors import FramewrightError, LicenceNotAccepted, ModelNotReady, SettingsError, WeightsRefused
+from framewright.models.estimate import components, estimate, loaded
 from framewright.models.home import Home, State, default_models_dir
 from framewright.models.manifest import NAME, Manifest
 from framewright.models.verify import remove, usage, verify
-from framewright.settings import ModelSettings
+from framewright.settings import ModelSettings, model_settings
 
 Pull = Callable[..., Manifest]
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -210,6 +210,16 @@ class TestRemove:
             remove(row(), home)
 
 
+def test_weights_of_ones_own_ask_for_the_licence_too(home: Home, tmp_path: Path) -> None:
+    put(tmp_path / "own", kept())
+    own = row(licence=BOUND, folder=tmp_path / "own")
+    assert not home.look(own).accepted
+    with pytest.raises(LicenceNotAccepted, match="name the model in FRAMEWRIGHT_ACCEPTED_LICENCES"):
+        home.ready(own)
+    assert Home(home.root, accepted=frozenset({"tiny"})).ready(own) == tmp_path / "own"
+    assert home.ready(row(folder=tmp_path / "own")) == tmp_path / "own"
+
+
 def test_usage_counts_every_folder_and_knows_whose_it_is(pulling: Pull, home: Home) -> None:
     assert usage(home, (row(),)) == []
     pulling()
@@ -226,9 +236,17 @@ class TestEstimate:
         sizes = {part.name: part.size for part in found.components}
         # Neither the fp16 copy of the transformer nor any header counts.
         assert sizes == {"transformer": 1000, "vae": 1000, "text_encoder": 1024}
-        assert (found.basis, found.size, found.largest, found.vram_mb) == ("disk", 3024, 1024, 8000)
+        assert (found.basis, found.size, found.vram_mb) == ("disk", 3024, 8000)
         encoder = next(part for part in found.components if part.name == "text_encoder")
-        assert (encoder.bytes_by_dtype, encoder.parameters) == ({"BF16": 1000, "F32": 24}, 506)
+        assert (encoder.bytes_by_dtype, encoder.numbers) == ({"BF16": 1000, "F32": 24}, 506)
+
+    def test_parts_of_a_base_that_the_one_file_holds_are_not_counted(self, tmp_path: Path) -> None:
+        parts = ("base/transformer", "base/vae", "base/text_encoder")
+        put(tmp_path, {"all.safetensors": weights(2000, 2)})
+        put(tmp_path, {f"{part}/model.safetensors": weights(1000, 1) for part in parts})
+        facts = row(repo=Repo(id=REPO, single="all.safetensors"), base=Repo(id="studio/base")).diffusion
+        assert facts is not None
+        assert {part.name: part.size for part in loaded(facts, tmp_path)} == {".": 2000, "base/text_encoder": 1000}
 
     def test_of_weights_elsewhere_it_tells_what_the_row_knows(self, home: Home) -> None:
         found = estimate(row(), home)
@@ -254,14 +272,45 @@ def test_the_settings_say_where_and_what_is_accepted(monkeypatch: pytest.MonkeyP
     settings = ModelSettings()
     home = Home.of(settings)
     assert (home.root, home.accepted) == (tmp_path, {"tiny", "other"})
-    assert settings.hub_token is not None
-    assert (settings.hub_token.get_secret_value(), "hf_theirs" in repr(settings)) == ("hf_theirs", False)
+    assert (settings.token, "hf_theirs" in repr(settings)) == ("hf_theirs", False)
     monkeypatch.setenv("FRAMEWRIGHT_HUB_TOKEN", "hf_ours")
     monkeypatch.delenv("FRAMEWRIGHT_MODELS_DIR")
     again = ModelSettings()
-    assert again.hub_token is not None
-    assert again.hub_token.get_secret_value() == "hf_ours"
+    assert again.token == "hf_ours"
     assert Home.of(again).root == default_models_dir()
+
+
+@pytest.mark.parametrize("url", ["https://mirror.example", "https://huggingface.co.example", "http://localhost:8080"])
+def test_a_token_of_hugging_face_goes_to_no_other_hub(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_theirs")
+    monkeypatch.setenv("FRAMEWRIGHT_HUB_URL", url)
+    assert ModelSettings().token is None
+    monkeypatch.setenv("FRAMEWRIGHT_HUB_TOKEN", "hf_ours")
+    assert ModelSettings().token == "hf_ours"
+
+
+@pytest.mark.parametrize(
+    ("url", "taken"),
+    [
+        ("https://mirror.example", True),
+        ("http://127.0.0.1:8080", True),
+        ("http://[::1]:8080", True),
+        ("http://localhost", True),
+        ("http://mirror.example", False),
+        ("http://10.0.0.7", False),
+        ("http://huggingface.co", False),
+        ("http://localhost.example", False),
+    ],
+)
+def test_only_a_hub_on_this_machine_is_asked_in_the_clear(
+    monkeypatch: pytest.MonkeyPatch, url: str, taken: bool
+) -> None:
+    monkeypatch.setenv("FRAMEWRIGHT_HUB_URL", url)
+    if taken:
+        assert model_settings().hub_url == url
+        return
+    with pytest.raises(SettingsError, match="FRAMEWRIGHT_HUB_URL: it must be an https:// URL"):
+        model_settings()
 
 
 def test_another_repository_than_the_row_names_is_not_loaded(pulling: Pull, hub: Hub, home: Home) -> None:

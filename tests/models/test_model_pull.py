@@ -18,6 +18,7 @@ import pytest
 from model_hub import Hub
 from tiny_model import BOUND, FREE, REPO, TAKEN, kept, put, repository, row, safetensors, there, weights
 
+from framewright import catalogue
 from framewright.catalogue.diffusion import Repo, Upscale
 from framewright.errors import (
     DiskFull,
@@ -28,6 +29,7 @@ from framewright.errors import (
     ModelNotReady,
     WeightsRefused,
 )
+from framewright.models.estimate import estimate
 from framewright.models.home import Home, State
 from framewright.models.manifest import NAME, PARTS, Consent, Manifest
 
@@ -121,6 +123,22 @@ def test_base_and_upscaler_lie_apart_from_the_repository(pulling: Pull, hub: Hub
     assert there(home.ready(three)) == expected
     asked = {"repo": "studio/adapter", "base": REPO, "upscale": "studio/larger"}
     assert {part: source.repo for part, source in manifest.sources.items()} == asked
+
+
+def test_what_a_row_reads_from_one_file_is_not_fetched_from_its_base_as_well(
+    pulling: Pull, hub: Hub, home: Home
+) -> None:
+    theirs = catalogue.named("ltx-video-0.9.8-13b").diffusion
+    assert theirs is not None
+    assert theirs.base is not None
+    checkpoint = {"ltxv.safetensors": weights(5000, 5)}
+    hub.commit("studio/checkpoints", checkpoint)
+    single = Repo(id="studio/checkpoints", files=("ltxv.safetensors",), without=(), single="ltxv.safetensors")
+    one = row(repo=single, base=replace(theirs.base, id=REPO, revision=None))
+    pulling(one)
+    weightless = {name for name in TAKEN if not name.startswith(("transformer/diffusion", "vae/diffusion"))}
+    assert there(home.ready(one)) == checkpoint | {f"base/{name}": kept()[name] for name in weightless}
+    assert {part.name for part in estimate(one, home).components} == {".", "base/text_encoder"}
 
 
 def test_progress_counts_every_byte_once_and_names_every_file(pulling: Pull) -> None:

@@ -90,6 +90,22 @@ def test_a_line_that_breaks_again_and_again_is_taken_up_each_time(
     assert len(pauses) >= 5
 
 
+def test_a_hub_that_begins_anew_after_each_break_is_given_up_when_it_gets_no_further(
+    pulling: Pull, hub: Hub, home: Home, files: dict[str, bytes], pauses: list[float]
+) -> None:
+    hub.ignore_range = True
+    hub.cuts = [300_000] + [200_000] * 30
+    with pytest.raises(HubUnavailable, match=rf"the connection broke \({ATTEMPTS} tries for {BIG}"):
+        pulling()
+    assert len(pauses) == ATTEMPTS - 1
+    pauses.clear()
+    # One that gets a little further each time is not.
+    hub.cuts = [350_000 + 50_000 * n for n in range(ATTEMPTS + 2)]
+    pulling()
+    assert there(home.ready(row())) == files
+    assert len(pauses) == ATTEMPTS + 2
+
+
 def test_a_line_that_brings_nothing_is_given_up_and_what_came_is_kept(
     pulling: Pull, hub: Hub, home: Home, files: dict[str, bytes], pauses: list[float]
 ) -> None:

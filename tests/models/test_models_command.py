@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,9 @@ import pytest
 from model_hub import Hub
 from tiny_model import BOUND, REPO, TAKEN, repository, weights
 from waiting import until
+
+from framewright import catalogue
+from framewright.cli import main
 
 Run = Callable[..., Any]
 COMMAND = [sys.executable, "-m", "framewright.cli", "models"]
@@ -43,20 +48,33 @@ def environment(hub: Hub, tmp_path: Path) -> dict[str, str]:
     return kept | where | {"FRAMEWRIGHT_CATALOGUE": str(own)}
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
 @pytest.fixture
 def models(environment: dict[str, str]) -> Run:
-    """`models("ls", ...)`: run one command, without a terminal, and wait for its end."""
+    """`models("ls", ...)`: run one command in this process, without a terminal, to its end.
 
-    def run(*arguments: str, **env: str) -> Any:
-        return subprocess.run(
-            [*COMMAND, *arguments],
-            env=environment | env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+    That it is the same as a process of its own is for the tests that press keys.
+    """
+
+    def run(*arguments: str, **env: str) -> Done:
+        said, aside = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch:
+            for name in os.environ.keys() - environment.keys():
+                patch.delenv(name)
+            for name, value in (environment | env).items():
+                patch.setenv(name, value)
+            patch.setattr(sys, "stdin", io.StringIO())
+            patch.setattr(sys, "stdout", said)
+            patch.setattr(sys, "stderr", aside)
+            status = main(["models", *arguments])
+        catalogue.install(None)
+        return Done(status, said.getvalue(), aside.getvalue())
 
     return run
 
@@ -115,7 +133,8 @@ def test_a_hub_that_is_away_is_unreachable_and_one_that_refuses_refuses(models: 
     hub.repositories[REPO].gated = True
     done = models("pull", "tiny")
     assert (done.returncode, "HF_TOKEN" in done.stderr) == (4, True)
-    assert models("pull", "tiny", HF_TOKEN="hf_right").returncode == 0
+    assert models("pull", "tiny", HF_TOKEN="hf_right").returncode == 4, "this hub is not Hugging Face"
+    assert models("pull", "tiny", FRAMEWRIGHT_HUB_TOKEN="hf_right").returncode == 0
     hub.say["/api/"] = [(200, b"<html>", {})]
     assert models("pull", "bound", FRAMEWRIGHT_ACCEPTED_LICENCES="bound").returncode == 3
     wrong = models("pull", "tiny", FRAMEWRIGHT_HUB_URL="ftp://x")

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from framewright.catalogue import camera_move
+from framewright.catalogue.computing import Transformer
 from framewright.catalogue.diffusion import Diffusion, Latents, Profile, Repo, Scheduler, Steps
-from framewright.catalogue.row import Licence, ModelRow
+from framewright.catalogue.row import Licence, ModelRow, Needs
 from framewright.models.manifest import NAME
 
 REPO = "studio/tiny"
@@ -35,11 +36,19 @@ def row(
         steps=Steps(default=4),
         scheduler=Scheduler(kind="FlowMatchEulerDiscreteScheduler"),
         latents=Latents(layout="packed", channels=4, spatial=8, temporal=4),
+        denoiser=Transformer(parameters=500, layers=1, width=8),
         profiles=(Profile(name="whole", vram_mb=24_000), Profile(name="small", vram_mb=8_000, offload="group")),
         **facts,
     )
+    least = Needs(vram_mb=min(profile.vram_mb for profile in diffusion.profiles))
     return replace(
-        camera_move.ROW, name=name, title="A tiny model", licence=licence, diffusion=diffusion, default_for=()
+        camera_move.ROW,
+        name=name,
+        title="A tiny model",
+        licence=licence,
+        diffusion=diffusion,
+        needs=least,
+        default_for=(),
     )
 
 
