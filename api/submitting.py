@@ -9,15 +9,16 @@ from api.auth import Caller
 from api.parts import Parts
 from framewright import ids, lifecycle, plan, store
 from framewright.errors import AssetUnusable, FieldError, FramewrightError, IdempotencyKeyReuse, InvalidParams
+from framewright.given import AssetFacts, asset_ids
 from framewright.lifecycle import Idempotency, Submission, Submitted
 from framewright.params import JobRequest
-from framewright.plan import AssetFacts, Plan
+from framewright.plan import Plan
 from framewright.rows import AssetRow
 
 
 def planned(parts: Parts, who: Caller, request: JobRequest) -> Plan:
     """The steps of a request; every refusal names its field."""
-    named = plan.asset_ids(request)
+    named = asset_ids(request)
     wanted = {ids.parse(ids.ASSET, text): text for text in named.values()}
     rows = store.get_assets(parts.db, who.tenant_id, list(wanted)) if wanted else {}
     expired = {wanted[row.id] for row in rows.values() if row.state == "expired"}

@@ -95,7 +95,8 @@ class JobError:
 class Blocked:
     """Why a due job is not being worked on: a code for machines, a sentence for people."""
 
-    code: Literal["no_worker", "no_capability", "workers_offline", "avoiding_only_worker", "retry_backoff"]
+    code: str
+    """`no_worker`, `no_capability`, `workers_offline`, `retry_backoff`, or that of what keeps workers from a model."""
     message: str
 
 
@@ -353,6 +354,16 @@ class IdempotentRow(NamedTuple):
 
     body_sha256: bytes
     job_id: UUID
+
+
+class Pace(NamedTuple):
+    """A run of a model from its first step to success: a step of its last pass took `step_s`, all of it `whole_s`."""
+
+    work: int
+    whole_s: float
+    step_s: float
+    params: Mapping[str, Any]
+    worker: str
 
 
 class Durations(NamedTuple):

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from framewright import plan as planning
 from framewright.errors import AssetUnusable, InvalidParams, NotFound, UnknownModel
+from framewright.given import AssetFacts, asset_ids
 from framewright.ids import ASSET, public, uuid7
 from framewright.params import JobRequest
-from framewright.plan import AssetFacts, Plan
+from framewright.plan import Plan
 
 
 def asset(
@@ -257,7 +258,7 @@ def test_an_unknown_asset_and_a_text_that_is_no_id_answer_the_same() -> None:
     unknown, _ = asset()
     absent = Refusal(NotFound, {"kind": "animate", "input": {"image": unknown}})
     with pytest.raises(NotFound) as caught:
-        planning.asset_ids(JobRequest.model_validate({"kind": "animate", "input": {"image": "asset_CANARY"}}))
+        asset_ids(JobRequest.model_validate({"kind": "animate", "input": {"image": "asset_CANARY"}}))
     (malformed,) = caught.value.fields
     assert (malformed.pointer, malformed.code, malformed.detail) == (absent.pointer, absent.code, absent.detail)
     assert caught.value.detail == absent.sentence == "no such asset"
@@ -272,7 +273,7 @@ def test_every_asset_of_a_request_is_listed_by_pointer() -> None:
             {"name": "two", "kind": "animate", "model": "scripted", "input": {"video": "@one"}},
         ],
     }
-    assert planning.asset_ids(JobRequest.model_validate(body)) == {
+    assert asset_ids(JobRequest.model_validate(body)) == {
         "/steps/0/input/images/0": a,
         "/steps/0/input/images/1": b,
     }
@@ -394,9 +395,3 @@ def _has_cycle(waits: dict[str, list[str]]) -> bool:
         return False
 
     return any(reaches(name) for name in waits)
-
-
-def test_an_estimate_grows_with_the_work() -> None:
-    short, long = (planning.estimate(animate(asset(), seconds=seconds)) for seconds in (1, 40))
-    assert 0 < short.seconds_p50 < long.seconds_p50 < long.seconds_p90
-    assert short.basis == "catalogue"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
@@ -12,15 +13,10 @@ from api.parts import P
 from api.submitting import planned
 from api.views import View
 from framewright import store
+from framewright.estimate import estimate
 from framewright.params import JobRequest
-from framewright.plan import Plan, StepPlan, estimate
-from framewright.rows import Durations
-from framewright.store.jobs import ALIKE
 
 router = APIRouter(prefix="/api/v1", tags=["jobs"])
-
-# Fewer past runs than this say less than the catalogue does.
-ENOUGH = 5
 
 
 class EstimatedStep(View):
@@ -63,39 +59,16 @@ def estimate_job(body: Annotated[JobRequest, Body(openapi_examples=EXAMPLES)], p
         )
         for step in plan.steps
     )
-    p50, p90, basis = _seconds(parts, plan)
+    made = estimate(plan, workers, paces=partial(store.paces, parts.db), durations=partial(store.durations, parts.db))
     return EstimateView(
         kind=plan.kind,
         model=plan.model,
         params=plan.params,
         adjusted=tuple(one.as_json() for one in plan.adjusted),
         steps=steps,
-        seconds_p50=p50,
-        seconds_p90=p90,
-        basis=basis,
-        vram_mb=estimate(plan).vram_mb,
+        seconds_p50=made.seconds_p50,
+        seconds_p90=made.seconds_p90,
+        basis=made.basis,
+        vram_mb=made.vram_mb,
         runnable_now=all(step.workers for step in steps),
     )
-
-
-def _steps(step: StepPlan) -> int:
-    """Denoise steps of a model's weights; 0 for engines without."""
-    return int(step.params["steps"]) if ":" in step.engine else 0
-
-
-def _past(parts: P, step: StepPlan) -> Durations | None:
-    """What such steps took until now, at the measured pace where it is one of a model's; None if too few did."""
-    if steps := _steps(step):
-        paced = store.paced(parts.db, step.kind, step.model, steps=steps, work=step.work)
-        return paced if paced.n >= ALIKE else None
-    taken = store.durations(parts.db, step.kind, step.model)
-    return taken if taken.n >= ENOUGH else None
-
-
-def _seconds(parts: P, plan: Plan) -> tuple[float, float, str]:
-    past = [_past(parts, step) for step in plan.steps]
-    if all(past):
-        basis = "measured" if any(_steps(step) for step in plan.steps) else "recent_jobs"
-        return round(sum(one.p50_s for one in past if one), 1), round(sum(one.p90_s for one in past if one), 1), basis
-    guess = estimate(plan)
-    return guess.seconds_p50, guess.seconds_p90, guess.basis

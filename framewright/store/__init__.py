@@ -20,7 +20,7 @@ from framewright.store.jobs import (
     get_jobs,
     list_jobs,
     open_jobs,
-    paced,
+    paces,
 )
 from framewright.store.keys import (
     ensure_tenant,
@@ -91,7 +91,7 @@ __all__ = [
     "mark_swept",
     "mark_uploads_removed",
     "open_jobs",
-    "paced",
+    "paces",
     "purge",
     "queues",
     "redeem_ticket",

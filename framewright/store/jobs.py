@@ -13,7 +13,20 @@ from psycopg.types.json import Jsonb
 from framewright.database import Database
 from framewright.errors import BadRequest, NotFound
 from framewright.jobs import JobState, Outcome, Status, StepState
-from framewright.rows import AttemptRow, Blocked, Durations, IdempotentRow, JobError, JobRow, OutputRow, StepRow
+from framewright.rows import (
+    AttemptRow,
+    Blocked,
+    Durations,
+    IdempotentRow,
+    JobError,
+    JobRow,
+    OutputRow,
+    Pace,
+    StepRow,
+    WorkerRow,
+)
+from framewright.store.workers import list_workers
+from framewright.waiting import blocked, lacks_model
 
 POSITION_CAP = 1000
 LIST_POSITION_CAP = 100
@@ -172,67 +185,46 @@ def durations(db: Database, kind: str, model: str) -> Durations:
     return Durations(*row) if row else Durations(0, 0.0, 0.0)
 
 
-ALIKE = 3
-"""So many runs of a model at the same size and length say more than many others."""
-
-
-def paced(db: Database, kind: str, model: str, *, steps: int, work: int) -> Durations:
-    """Seconds that a model would take for so many denoise steps, from the pace of its last 200 whole runs.
-
-    `work` is that of the step plan. Of runs with just that much work where there are `ALIKE`; otherwise of all, their
-    pace a step scaled by the work, which is a little too quick for larger clips: attention grows faster than the clip.
-    """
+def paces(db: Database, kind: str, model: str) -> list[Pace]:
+    """The pace of the last 200 runs of a model that were not taken up from another worker's, the latest first."""
     with db.connect() as connection:
-        row = connection.execute(
-            """WITH latest AS (
-                   SELECT s.work, extract(epoch FROM s.finished_at - s.started_at)::float8 AS whole_s,
-                          m.step_s, m.steps, s.work = %(work)s AS alike
-                   FROM steps s JOIN artifacts a ON a.id = s.output_artifact,
-                        jsonb_to_record(a.meta) AS m (step_s float8, steps integer, resumed_from_step integer)
-                   WHERE s.kind = %(kind)s AND s.model = %(model)s AND s.state = 'succeeded' AND s.work > 0
-                     AND m.step_s > 0 AND m.steps > 0 AND coalesce(m.resumed_from_step, 0) = 0
-                   ORDER BY s.finished_at DESC LIMIT 200),
-               told AS (
-                   SELECT greatest(whole_s - step_s * steps, 0) + step_s * %(steps)s * %(work)s / work AS seconds
-                   FROM latest WHERE alike OR (SELECT count(*) FROM latest WHERE alike) < %(alike)s)
-               SELECT count(*), coalesce(percentile_cont(0.5) WITHIN GROUP (ORDER BY seconds), 0),
-                      coalesce(percentile_cont(0.9) WITHIN GROUP (ORDER BY seconds), 0) FROM told""",
-            {"kind": kind, "model": model, "steps": steps, "work": work, "alike": ALIKE},
-        ).fetchone()
-    return Durations(*row) if row else Durations(0, 0.0, 0.0)
-
-
-def blocked(code: str | None, queue: str, engine: str, until: datetime | None, outcome: str | None) -> Blocked | None:
-    """Why a step waits, as a sentence; None when it is merely in line."""
-    match code:
-        case "no_worker":
-            return Blocked("no_worker", f"No worker serves queue {queue}.")
-        case "no_capability" if ":" in engine:
-            model = engine.partition(":")[2]
-            sentence = (
-                f"No worker in queue {queue} has the weights of {model} and the memory to run them; on a machine that "
-                f"has run: framewright models pull {model}"
-            )
-            return Blocked("no_capability", sentence)
-        case "no_capability":
-            return Blocked("no_capability", f"No worker in queue {queue} has engine {engine}.")
-        case "workers_offline":
-            sentence = f"No worker with engine {engine} is online and taking work; paused and draining ones take none."
-            return Blocked("workers_offline", sentence)
-        case "retry_backoff":
-            at = until.isoformat(timespec="seconds") if until else "once"
-            return Blocked("retry_backoff", f"Retries at {at} after {outcome}.")
-        case _:
-            return None
+        rows = connection.execute(
+            """SELECT s.work, extract(epoch FROM t.ended_at - t.started_at)::float8, m.step_s,
+                      s.params - '{prompt,negative_prompt}'::text[], t.worker_id
+               FROM steps s JOIN artifacts a ON a.id = s.output_artifact
+                    JOIN attempts t ON t.job_id = s.job_id AND t.step_id = s.id AND t.outcome = 'succeeded',
+                    jsonb_to_record(a.meta) AS m (step_s float8, resumed_from_step integer)
+               WHERE s.kind = %s AND s.model = %s AND s.state = 'succeeded' AND s.work > 0
+                 AND m.step_s > 0 AND coalesce(m.resumed_from_step, 0) = 0
+               ORDER BY s.finished_at DESC LIMIT 200""",
+            (kind, model),
+        ).fetchall()
+    return [Pace(*row) for row in rows]
 
 
 def _details(db: Database, picked: str, values: Sequence[Any], cap: int) -> list[JobRow]:
     statement = f"WITH picked AS MATERIALIZED ({picked}) {_DETAILS.format(cap=cap)}"
     with db.connect() as connection, connection.cursor(row_factory=namedtuple_row) as cursor:
-        return [_job(row) for row in cursor.execute(statement.encode(), values)]
+        rows: list[Any] = cursor.execute(statement.encode(), values).fetchall()
+    lacking = any(lacks_model(row.wait_code, row.wait_engine) for row in rows)
+    workers = list_workers(db) if lacking else ()
+    return [_job(row, workers) for row in rows]
 
 
-def _job(row: Any) -> JobRow:
+def _blocked(row: Any, workers: Sequence[WorkerRow]) -> Blocked | None:
+    kinds = (step[2] for step in row.steps or () if step[3] == row.wait_engine and step[6] == StepState.READY)
+    return blocked(
+        row.wait_code,
+        row.wait_queue,
+        row.wait_engine,
+        until=row.wait_until,
+        outcome=row.wait_outcome,
+        kind=next(kinds, ""),
+        workers=workers,
+    )
+
+
+def _job(row: Any, workers: Sequence[WorkerRow]) -> JobRow:
     outputs = tuple(map(_output, row.outputs or ()))
     return JobRow(
         id=row.id,
@@ -258,7 +250,7 @@ def _job(row: Any) -> JobRow:
         expires_at=min((output.expires_at for output in outputs if output.expires_at), default=None),
         cancel_reason=row.cancel_reason,
         error=JobError(row.error_code, row.error_message or "", row.error_field) if row.error_code else None,
-        blocked=blocked(row.wait_code, row.wait_queue, row.wait_engine, row.wait_until, row.wait_outcome),
+        blocked=_blocked(row, workers),
         queue_position=row.place,
         steps=tuple(map(_step, row.steps or ())),
         attempts=tuple(map(_attempt, row.attempts or ())),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -11,8 +11,8 @@ from uuid import UUID
 from framewright.database import Database
 from framewright.jobs import JobState, Status, StepState
 from framewright.plan import Plan
-from framewright.rows import JobRow, StepRow
-from framewright.store.jobs import blocked
+from framewright.rows import JobRow, StepRow, WorkerRow
+from framewright.waiting import blocked
 
 # Text, not jsonb parameters: json.dumps once and no adapter in between.
 _SUBMIT = "SELECT * FROM fw_submit(%s, %s::jsonb, %s, %s, %s, %s, %s, %s)"
@@ -98,8 +98,8 @@ def place(
     return Placed(*row)
 
 
-def row_of(job_id: UUID, order: Mapping[str, Any], placed: Placed) -> JobRow:
-    """The row as it was just written, without reading it back: this is the hot path."""
+def row_of(job_id: UUID, order: Mapping[str, Any], placed: Placed, workers: Sequence[WorkerRow] = ()) -> JobRow:
+    """The row as it was just written, without reading it back: this is the hot path. `workers` may say why it waits."""
     assert placed.created_at is not None  # noqa: S101 - set whenever a job was made
     assert placed.step_ids is not None  # noqa: S101
     first = order["steps"][0]
@@ -128,7 +128,7 @@ def row_of(job_id: UUID, order: Mapping[str, Any], placed: Placed) -> JobRow:
         expires_at=None,
         cancel_reason=None,
         error=None,
-        blocked=blocked(placed.blocked, first["queue"], first["engine"], None, None),
+        blocked=blocked(placed.blocked, first["queue"], first["engine"], kind=first["kind"], workers=workers),
         queue_position=None,
         steps=steps,
         attempts=(),
