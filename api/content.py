@@ -26,6 +26,9 @@ _EXTENSIONS = {
     "image/webp": "webp",
     "image/gif": "gif",
     "audio/wav": "wav",
+    "audio/flac": "flac",
+    "audio/mpeg": "mp3",
+    "audio/ogg": "ogg",
     "application/zip": "zip",
     "application/c2pa": "c2pa",
 }

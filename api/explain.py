@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from api.views import View
-from framewright import catalogue
+from framewright import waiting
+from framewright.errors import InsufficientVram
 from framewright.jobs import Status, StepState
 from framewright.rows import JobRow, StepRow, WorkerRow
+
+_SAID = frozenset({InsufficientVram.code, *waiting.MENDED_BY_COMMAND})
 
 
 class WorkerVerdict(View):
@@ -67,30 +70,21 @@ def _summary(row: JobRow, workers: Sequence[WorkerRow]) -> tuple[str, str]:
 
 
 def _what_fits(row: JobRow, workers: Sequence[WorkerRow]) -> str | None:
-    """For a model that nobody can run: the GPUs it would run on, and those that are there."""
+    """For a model whose weights nobody has: the GPUs it would run on, and those that are there."""
     step = next((one for one in row.steps if one.state is StepState.READY), None)
-    model = step.engine.partition(":")[2] if step else ""
-    known = next((one for one in catalogue.rows() if one.name == model), None)
-    if step is None or known is None or known.diffusion is None or row.blocked is None:
+    known = waiting.known(step.engine.partition(":")[2]) if step else None
+    if step is None or known is None or row.blocked is None or row.blocked.code in _SAID:
         return None
-    ways = [f"{one.vram_mb / 1000:g} GB ({one.name})" for one in known.diffusion.profiles if one.vram_mb]
-    gpus = [
-        f"{gpu['name']} with {gpu['vram_mb'] / 1000:.3g} GB"
-        for worker in workers
-        if worker.alive and step.queue in worker.queues
-        for gpu in worker.capabilities.get("gpus", ())
-    ]
-    if not ways:
-        return None
-    return f"It runs on a GPU of at least {' or '.join(ways)}; there are: {', '.join(sorted(set(gpus))) or 'none'}."
+    ways = waiting.placings(known)
+    return f"It runs on a GPU of at least {ways}; there are: {waiting.gpus(step.queue, workers)}." if ways else None
 
 
 def _lacking(engine: str, worker: WorkerRow) -> str:
     model = engine.partition(":")[2]
     if not model:
         return f"does not have the engine {engine}"
-    told = worker.capabilities.get("models", {}).get("refused", {}).get(model)
-    return f"cannot run {model}: {told}" if told else f"does not have the weights of {model}"
+    why = waiting.lacking(model, worker)
+    return f"cannot run {model}: {why.message}" if why else f"does not have the weights of {model}"
 
 
 def _step(step: StepRow, done: set[str], workers: Sequence[WorkerRow]) -> StepVerdict:

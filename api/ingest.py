@@ -16,7 +16,7 @@ from framewright.rows import AssetRow, NewAsset
 def ingest(parts: Parts, tenant_id: str, file: Spooled, filename: str | None) -> AssetRow:
     """The asset of these bytes: the tenant's own older one when there is one, with its expiry pushed out.
 
-    `UnsupportedMedia` when the bytes are not a picture or clip; `StorageUnavailable` when S3 is away.
+    `UnsupportedMedia` when the bytes are not a picture, clip or sound; `StorageUnavailable` when S3 is away.
     """
     ttl_h = parts.settings.asset_ttl_h
     known = store.find_asset_by_sha(parts.db, tenant_id, file.sha256, ttl_h=ttl_h)

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from api.hub import Latest
-from framewright import ids
+from framewright import ids, waiting
 from framewright.catalogue import ModelRow, describe
 from framewright.jobs import (
     COMPANIONS,
@@ -151,6 +151,7 @@ class JobView(View):
     queue_position: int | None
     eta: EtaView | None
     blocked_reason: str | None
+    blocked_code: str | None = Field(description="The machine's word for `blocked_reason`.")
     attempt: int
     seq: int
     priority: int
@@ -255,6 +256,15 @@ class QueueView(View):
     paused: int = Field(description="Live workers of it that take nothing now: paused or draining.")
 
 
+class RefusalView(View):
+    """Why a live worker that has the weights of a model, or too small a GPU for it, cannot run it: an error's code, and
+    a sentence with the command that helps where one does."""
+
+    worker: str
+    code: str
+    message: str
+
+
 class ModelView(View):
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -268,6 +278,7 @@ class ModelView(View):
     presets: tuple[dict[str, Any], ...]
     runnable_now: bool
     loaded_on: tuple[str, ...]
+    refused_on: tuple[RefusalView, ...]
 
 
 Item = TypeVar("Item")
@@ -328,6 +339,7 @@ class Views:
             queue_position=row.queue_position,
             eta=None if eta_s is None else EtaView(seconds_p50=eta_s, seconds_p90=None, basis="current_step"),
             blocked_reason=row.blocked_reason,
+            blocked_code=row.blocked.code if row.blocked else None,
             attempt=row.attempt,
             seq=row.event_seq,
             priority=row.priority,
@@ -483,7 +495,12 @@ def model(row: ModelRow, workers: Sequence[WorkerRow]) -> ModelView:
     """A catalogue row, and which live workers could run it now or hold it in memory."""
     able = [one for one in workers if one.able(row.queue, row.capability)]
     loaded = tuple(one.id for one in able if row.name in one.capabilities.get("models", {}).get("resident", ()))
-    return ModelView(**describe(row), name=row.name, runnable_now=bool(able), loaded_on=loaded)
+    refused = tuple(
+        RefusalView(worker=one.id, code=why.code, message=why.message)
+        for one in workers
+        if one.alive and row.queue in one.queues and one not in able and (why := waiting.lacking(row.name, one))
+    )
+    return ModelView(**describe(row), name=row.name, runnable_now=bool(able), loaded_on=loaded, refused_on=refused)
 
 
 def _step(row: StepRow) -> StepView:

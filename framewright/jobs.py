@@ -69,6 +69,16 @@ class Outcome(StrEnum):
     GPU_OOM = "gpu_oom"
     GPU_ERROR = "gpu_error"
     HOST_OOM = "host_oom"
+    MODEL_NOT_READY = "model_not_ready"
+    WEIGHTS_REFUSED = "weights_refused"
+    LICENCE_NOT_ACCEPTED = "licence_not_accepted"
+    INSUFFICIENT_VRAM = "insufficient_vram"
+
+
+UNFIT = frozenset(
+    {Outcome.MODEL_NOT_READY, Outcome.WEIGHTS_REFUSED, Outcome.LICENCE_NOT_ACCEPTED, Outcome.INSUFFICIENT_VRAM}
+)
+"""The worker cannot run the model: another one may, and nothing is wrong with the step."""
 
 
 class Budget(StrEnum):
@@ -110,6 +120,11 @@ RETRIES: Mapping[Outcome, Retry] = MappingProxyType(
         Outcome.STALLED: Retry(Budget.INFRA, 2, 0.0, elsewhere=True, kill=True),
         Outcome.RUNNER_LOST: Retry(Budget.INFRA, 2, 0.0, elsewhere=True, kill=True),
         Outcome.WORKER_LOST: Retry(Budget.INFRA, 2, 0.0, elsewhere=True, kill=True),
+        # Free without a bound, because the worker stops offering the model: the step waits for one that can run it.
+        Outcome.MODEL_NOT_READY: Retry(Budget.FREE, 0, 0.0, elsewhere=True),
+        Outcome.WEIGHTS_REFUSED: Retry(Budget.FREE, 0, 0.0, elsewhere=True),
+        Outcome.LICENCE_NOT_ACCEPTED: Retry(Budget.FREE, 0, 0.0, elsewhere=True),
+        Outcome.INSUFFICIENT_VRAM: Retry(Budget.FREE, 0, 0.0, elsewhere=True),
     }
 )
 

@@ -17,6 +17,7 @@ from framewright.database import Database
 from framewright.errors import (
     AssetUnusable,
     Conflict,
+    DatabaseUnavailable,
     FieldError,
     Gone,
     IdempotencyKeyReuse,
@@ -26,9 +27,10 @@ from framewright.errors import (
 )
 from framewright.jobs import RETRIES, Artifact, Budget, Claim, JobState, Outcome, Progress, Retry, Status, StepState
 from framewright.plan import Plan
-from framewright.rows import JobRow
+from framewright.rows import JobRow, WorkerRow
 from framewright.store import verbs
 from framewright.store.submit import order_again, order_of, place, row_of
+from framewright.waiting import lacks_model
 
 POISON_KILLS = 3
 UNBOUNDED = 2**31 - 1  # for a class that only the budgets of the step bind
@@ -329,6 +331,14 @@ def expire(db: Database, *, limit: int = 1000) -> list[Expired]:
     return expired
 
 
+def _witnesses(db: Database) -> Sequence[WorkerRow]:
+    """The workers, who say why a job waits; it was made already, so nobody hears of a database that went away since."""
+    try:
+        return store.list_workers(db)
+    except DatabaseUnavailable:
+        return ()
+
+
 def _text(message: str) -> str:
     return message.replace("\0", "")[:MESSAGE_CAP]
 
@@ -369,7 +379,8 @@ def _place(
     )
     match placed.answer:
         case "made":
-            job = row_of(job_id, order, placed)
+            lacking = lacks_model(placed.blocked, order["steps"][0]["engine"])
+            job = row_of(job_id, order, placed, _witnesses(db) if lacking else ())
             due = job.status is not Status.SCHEDULED
             ready = {step.queue for step in job.steps if step.state is StepState.READY} if due else set()
             return Submitted(job, replayed=False, queues=tuple(sorted(ready)))

@@ -17,6 +17,7 @@ from framewright.jobs import (
     STEP_MOVES,
     TERMINAL,
     TERMINAL_EVENTS,
+    UNFIT,
     Budget,
     JobState,
     Outcome,
@@ -191,7 +192,7 @@ def test_terminal_states_lead_nowhere_and_name_the_terminal_events() -> None:
 
 def test_every_unsuccessful_end_has_a_price() -> None:
     assert set(RETRIES) == set(Outcome) - {Outcome.SUCCEEDED, Outcome.CANCELED}
-    assert {outcome for outcome, retry in RETRIES.items() if retry.budget is Budget.FREE} == {Outcome.YIELDED}
+    assert {outcome for outcome, retry in RETRIES.items() if retry.budget is Budget.FREE} == {Outcome.YIELDED, *UNFIT}
     assert {outcome for outcome, retry in RETRIES.items() if retry.kill} == {
         Outcome.STALLED,
         Outcome.RUNNER_LOST,

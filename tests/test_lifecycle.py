@@ -19,7 +19,7 @@ from docs_tables import DOCS
 from framewright import ids, lifecycle, store
 from framewright.database import Database
 from framewright.errors import AssetUnusable, Conflict, IdempotencyKeyReuse, InvalidParams, NotFound, TooManyRequests
-from framewright.jobs import RETRIES, JobState, Outcome, Progress, Status, StepState
+from framewright.jobs import RETRIES, UNFIT, JobState, Outcome, Progress, Status, StepState
 from framewright.lifecycle import Idempotency
 
 SOON = timedelta(hours=1)
@@ -419,7 +419,7 @@ def fail(db: Database, outcome: Outcome, worker: str = "w1") -> lifecycle.Releas
     return lifecycle.release(db, make.claimed(db, worker), outcome, message=f"it was {outcome}", field="/input/image")
 
 
-@pytest.mark.parametrize("outcome", [outcome for outcome in RETRIES if outcome is not Outcome.YIELDED])
+@pytest.mark.parametrize("outcome", [outcome for outcome in RETRIES if outcome not in {Outcome.YIELDED, *UNFIT}])
 def test_every_outcome_is_survived_as_often_as_the_table_says(db: Database, outcome: Outcome) -> None:
     plan = make.plan(make.step(max_app=5))
     job_id = make.submit(db, plan, webhook="https://example.org/hook").job.id
@@ -473,6 +473,27 @@ def test_a_yielded_attempt_is_free_keeps_its_number_and_its_checkpoint(db: Datab
     job = store.get_job(db, "t1", job_id)
     assert job.progress["fraction"] == 0.4
     assert [attempt.resumed for attempt in job.attempts] == [False, True, True, True, True, True]
+    assert make.complete(db, held).job_state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("outcome", sorted(UNFIT))
+def test_a_worker_that_cannot_run_the_model_costs_nothing_and_another_one_goes_on(
+    db: Database, outcome: Outcome
+) -> None:
+    job_id = make.submit(db, make.plan(make.step(max_app=1))).job.id
+    for worker in ("w1", "w2"):
+        store.upsert_worker(db, make.presence(worker))
+    for _ in range(6):
+        held = make.claimed(db, "w1")
+        lifecycle.renew(db, held, lease_s=30, progressed=True, checkpoint={"at": 7})
+        message = f"{outcome}: run: framewright models pull x"
+        assert lifecycle.release(db, held, outcome, message=message).answer == "retry"
+        assert lifecycle.claim(db, "w1", ["cpu"], [held.engine], lease_s=30) is None
+        make.run(db, "UPDATE steps SET avoid_until = '-infinity'")
+    held = make.claimed(db, "w2")
+    assert (held.attempt, held.checkpoint) == (1, {"at": 7})
+    told = store.get_job(db, "t1", job_id).attempts
+    assert [(one.outcome, one.message) for one in told[:-1]] == [(outcome, message)] * 6
     assert make.complete(db, held).job_state is JobState.SUCCEEDED
 
 

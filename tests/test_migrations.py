@@ -11,14 +11,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jobmaker as make
 import psycopg
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from framewright import database
+from framewright import database, lifecycle, store
 from framewright.database import Database, migrate, migration_state, migrations_dir
 from framewright.errors import DatabaseUnavailable
+from framewright.jobs import JobState, Outcome
 
 ROOT = Path(__file__).parents[1]
 HEAD = database.head_revision()
@@ -62,6 +64,28 @@ def test_up_down_and_up_again_ends_where_it_began(url: str) -> None:
     assert schema(url) == first
     migrate(url)
     assert schema(url) == first
+
+
+def test_a_database_of_the_first_version_goes_up_in_the_middle_of_a_job_and_down_again(url: str) -> None:
+    migrate(url, "0001")
+    first = schema(url)
+    db = make.fresh(url)
+    made = [make.submit(db).job.id for _ in range(2)]
+    done, unfit = make.claimed(db), make.claimed(db, "w2")
+    migrate(url)
+    assert lifecycle.resumed(db, done, 3, exact=True)
+    assert make.complete(db, done).job_state is JobState.SUCCEEDED
+    assert lifecycle.release(db, unfit, Outcome.MODEL_NOT_READY, message="not here").answer == "retry"
+    assert make.rows(db, "SELECT outcome, resumed_from_step FROM attempts ORDER BY worker_id") == [
+        ("succeeded", 3), ("model_not_ready", None)
+    ]  # fmt: skip
+    told = {event.type: event.data.get("resumed_from_step") for event in store.events_after(db, {made[0]: 0})}
+    assert told["step_succeeded"] == 3
+    down = run([sys.executable, "-m", "alembic", "-x", f"url={url}", "downgrade", "0001"], ROOT)
+    assert down.returncode == 0, down.stderr
+    assert schema(url) == first
+    assert make.rows(db, "SELECT outcome FROM attempts ORDER BY worker_id") == [("succeeded",), ("transient_infra",)]
+    db.close()
 
 
 def test_every_table_knows_its_tenant(url: str) -> None:

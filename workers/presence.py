@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, Literal
 
@@ -15,6 +16,7 @@ from framewright.database import Database
 from framewright.errors import DatabaseUnavailable
 from framewright.rows import Control, Presence
 from framewright.settings import Settings
+from workers.shelf import Refusal
 
 EVERY_S: Final = 5.0
 State = Literal["starting", "idle", "busy", "draining"]
@@ -47,7 +49,7 @@ def described(
     state: State,
     capabilities: Mapping[str, Any],
     offered: tuple[str, ...],
-    refused: Mapping[str, str],
+    refused: Mapping[str, Refusal],
     resident: str | None,
     current: Mapping[str, Any] | None,
 ) -> Presence:
@@ -63,7 +65,7 @@ def described(
     models = {
         "on_disk": sorted(row.name for row in rows),
         "resident": [resident] if resident else [],
-        "refused": dict(refused),
+        "refused": {model: asdict(refusal) for model, refusal in refused.items()},
     }
     facts = {key: value for key, value in capabilities.items() if key != "engines"}
     return Presence(

@@ -5,21 +5,38 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
 from framewright import catalogue
+from framewright.catalogue.diffusion import Diffusion
 from framewright.catalogue.row import ModelRow
-from framewright.errors import FramewrightError
-from framewright.models.estimate import estimate
-from framewright.models.home import Home, State
+from framewright.errors import FramewrightError, ModelNotReady
+from framewright.models.estimate import Component, loaded
+from framewright.models.home import Home, OnDisk, State
+from framewright.models.memory import MB, loaded_bytes, profile_for, too_small
 from framewright.settings import Settings
 from workers.verdict import sentence
 
 LOOK_S: Final = 15.0
 """A model that was pulled or removed is noticed within this."""
+BELIEVED_S: Final = 300.0
+"""So long a runner that could not load a model is believed, although all looks well from here."""
+SHORT_OF_MEMORY: Final = "insufficient_memory"
 _ROOM: Final = 1.2
 """Without a GPU a model runs in the machine's memory, and takes this much of its weights' size there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a model that is here cannot run: an error's code, and a sentence without paths."""
+
+    code: str
+    message: str
+
+
+_ABSENT: Final = Refusal("absent", "")
 
 
 class Shelf:
@@ -31,7 +48,9 @@ class Shelf:
         self._looking = threading.Lock()
         self._seen_at = -LOOK_S
         self._offered: tuple[str, ...] = ()
-        self._refused: Mapping[str, str] = MappingProxyType({})
+        self._refused: Mapping[str, Refusal] = MappingProxyType({})
+        self._told: dict[str, tuple[Refusal, float]] = {}
+        self._weighed: dict[str, tuple[OnDisk, tuple[Component, ...]]] = {}
 
     def offered(self, facts: Mapping[str, Any]) -> tuple[str, ...]:
         """Capabilities of catalogue rows, as steps name them, for a machine with those `facts` (of the probe)."""
@@ -39,11 +58,17 @@ class Shelf:
             self._look(facts)
             return self._offered if facts.get("engines") else ()
 
-    def refused(self, facts: Mapping[str, Any]) -> Mapping[str, str]:
-        """Models of which something lies here and which still cannot run: why, as a sentence without paths."""
+    def refused(self, facts: Mapping[str, Any]) -> Mapping[str, Refusal]:
+        """Models of which something lies here and which still cannot run, and why."""
         with self._looking:
             self._look(facts)
             return self._refused
+
+    def refuse(self, model: str, refusal: Refusal) -> None:
+        """A runner could not load a model that was offered: the next question has a new look at all of them."""
+        with self._looking:
+            self._told[model] = (refusal, time.monotonic() + BELIEVED_S)
+            self._seen_at = -LOOK_S
 
     def _look(self, facts: Mapping[str, Any]) -> None:
         now = time.monotonic()
@@ -55,29 +80,39 @@ class Shelf:
             for row in rows
             if row.queue in self._settings.queues and row.engine in facts["engines"] and not row.elsewhere
         ]
-        wrong = {row.name: self._wrong(row, facts) for row in mine}
-        self._offered = tuple(dict.fromkeys(row.capability for row in mine if wrong[row.name] is None))
-        self._refused = MappingProxyType({name: sentence(why) for name, why in wrong.items() if why})
+        seen = {row.name: self._believed(row.name, self._seen(row, facts), now) for row in mine}
+        self._offered = tuple(dict.fromkeys(row.capability for row in mine if seen[row.name] is None))
+        self._refused = MappingProxyType({name: why for name, why in seen.items() if why and why is not _ABSENT})
         self._seen_at = now
 
-    def _wrong(self, row: ModelRow, facts: Mapping[str, Any]) -> str | None:
-        """What keeps a row from running here; empty when it is just not here, None when nothing does."""
+    def _believed(self, model: str, seen: Refusal | None, now: float) -> Refusal | None:
+        """What is seen from here, or else what a runner told of late."""
+        told, until = self._told.get(model, (None, now))
+        if seen is not None or now >= until:
+            self._told.pop(model, None)
+            return seen
+        return told
+
+    def _seen(self, row: ModelRow, facts: Mapping[str, Any]) -> Refusal | None:
+        """What keeps a row from running here, as seen from here."""
         if row.diffusion is None:
             return None
         try:
-            if self._home.look(row).state is State.ABSENT:
-                return ""
-            self._home.ready(row)
-            if vram_mb := int(facts.get("vram_mb", 0)):
-                least = min(profile.vram_mb for profile in row.diffusion.profiles)
-                return None if least <= vram_mb else _too_small("GPU memory", least / 1000, vram_mb / 1000)
-            needed, there = estimate(row, self._home).size * _ROOM, int(facts["memory_mb"]) << 20
-            return None if needed <= there else _too_small("memory", needed / 1e9, there / 1e9)
+            here = self._home.look(row)
+            return _ABSENT if here.state is State.ABSENT else self._unfit(row, row.diffusion, here, facts)
         except FramewrightError as error:
-            return error.detail
+            return Refusal(error.code, sentence(error.detail))
         except OSError as error:
-            return f"its weights cannot be read: {error.strerror}"
+            return Refusal(ModelNotReady.code, f"the weights of {row.name} cannot be read: {error.strerror}")
 
-
-def _too_small(what: str, needed_gb: float, there_gb: float) -> str:
-    return f"it needs at least {needed_gb:.3g} GB of {what}, and this worker has {there_gb:.3g} GB"
+    def _unfit(self, row: ModelRow, model: Diffusion, here: OnDisk, facts: Mapping[str, Any]) -> Refusal | None:
+        folder = self._home.ready(row)
+        known, parts = self._weighed.get(row.name, (None, ()))
+        if known != here:
+            parts = loaded(model, folder)
+            self._weighed[row.name] = (here, parts)
+        if vram_mb := int(facts.get("vram_mb", 0)):
+            profile_for(row, vram_mb, parts)
+            return None
+        needed, there = sum(loaded_bytes(model, parts)) * _ROOM / MB, float(facts["memory_mb"])
+        return Refusal(SHORT_OF_MEMORY, too_small(row.name, needed, there, "memory")) if needed > there else None

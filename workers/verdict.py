@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from framewright.errors import BadInput, Canceled, EngineError, FramewrightError, InvalidOutput, Yielded
+from framewright.errors import (
+    BadInput,
+    Canceled,
+    EngineError,
+    FramewrightError,
+    InsufficientVram,
+    InvalidOutput,
+    LicenceNotAccepted,
+    ModelNotReady,
+    WeightsRefused,
+    Yielded,
+)
 from framewright.jobs import Outcome
 
 LONGEST: Final = 500
@@ -71,6 +82,8 @@ def _of_ours(error: BaseException) -> Verdict | None:
             return Verdict(Outcome.YIELDED, sentence(error.detail))
         case Canceled():
             return Verdict(Outcome.CANCELED, sentence(error.detail))
+        case ModelNotReady() | WeightsRefused() | LicenceNotAccepted() | InsufficientVram():
+            return Verdict(Outcome(error.code), sentence(error.detail))
     return None
 
 

@@ -1,4 +1,4 @@
-"""Assets: the pictures and clips that jobs read and make."""
+"""Assets: the pictures, clips and sounds that jobs read and make."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/v1/assets", tags=["assets"])
 BYTES: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The file itself: PNG, JPEG or WEBP (one frame), or MP4, MOV, Matroska, WEBM.",
+        "description": "The file itself: PNG, JPEG, WEBP (one frame), MP4, MOV, Matroska, WEBM, WAV, FLAC, MP3, Ogg.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }

@@ -152,9 +152,8 @@ CREATE TABLE step_deps (
 );
 CREATE INDEX step_deps_needs ON step_deps (needs);
 
--- `n` counts attempts that were consumed; a yielded one goes on as the next `leg` of the same number. `resumed`: it was
--- given a checkpoint; `resumed_from_step` is what its engine could use of that (0: nothing), `exact` whether to the bit.
--- What is swept at `sweep_at`: all that it uploaded, or, when it succeeded, its checkpoints alone.
+-- `n` counts attempts that were consumed; a yielded one goes on as the next `leg` of the same number. What is swept at
+-- `sweep_at`: all that it uploaded, or, when it succeeded, its checkpoints alone.
 CREATE TABLE attempts (
     fence uuid PRIMARY KEY,
     tenant_id text NOT NULL,
@@ -164,8 +163,6 @@ CREATE TABLE attempts (
     leg integer NOT NULL,
     worker_id text NOT NULL,
     resumed boolean NOT NULL,
-    resumed_from_step integer CHECK (resumed_from_step >= 0),
-    exact boolean,
     started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     ended_at timestamptz,
     outcome text CHECK (outcome IN (
@@ -174,7 +171,6 @@ CREATE TABLE attempts (
     message text,
     sweep_at timestamptz,
     CONSTRAINT ended_iff_outcome CHECK ((ended_at IS NULL) = (outcome IS NULL)),
-    CONSTRAINT exact_iff_from_step CHECK ((exact IS NULL) = (resumed_from_step IS NULL)),
     UNIQUE (job_id, step_id, n, leg)
 );
 CREATE INDEX attempts_sweep ON attempts (sweep_at) WHERE sweep_at IS NOT NULL;

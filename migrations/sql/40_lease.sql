@@ -119,14 +119,6 @@ BEGIN
     RETURN CASE WHEN FOUND THEN 'yield' ELSE 'ok' END;
 END $$;
 
--- From which finished step an attempt goes on; false: it has ended, or said so before. No job row: nothing else changes.
-CREATE FUNCTION fw_resumed(p_fence uuid, p_step integer, p_exact boolean) RETURNS boolean LANGUAGE plpgsql AS $$
-BEGIN
-    UPDATE attempts a SET resumed_from_step = p_step, exact = p_exact
-    WHERE a.fence = p_fence AND a.ended_at IS NULL AND a.resumed_from_step IS NULL;
-    RETURN FOUND;
-END $$;
-
 -- Per queue, how many due steps were not rung for lately (at most p_limit a queue); they count as rung now.
 CREATE FUNCTION fw_doorbells(p_every_s double precision, p_limit integer) RETURNS TABLE (queue text, n bigint)
 LANGUAGE sql SET enable_seqscan = off AS $$

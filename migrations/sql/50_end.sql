@@ -49,6 +49,7 @@ END $$;
 
 -- ok | already | fenced. Artifacts, their assets, the step, what it readies, and the end of the job: all or nothing.
 -- p_checkpoints: the attempt may have left some beside its files.
+-- What 70_resuming.sql says replaces this.
 CREATE FUNCTION fw_complete(p_job uuid, p_step bigint, p_fence uuid, p_artifacts jsonb, p_checkpoints boolean)
 RETURNS TABLE (answer text, job_state text, queues text[], seq bigint) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
@@ -106,8 +107,7 @@ BEGIN
     UPDATE jobs SET event_seq = event_seq + 1 WHERE id = p_job RETURNING * INTO v_job;
     INSERT INTO events (job_id, seq, tenant_id, type, data, at)
     VALUES (p_job, v_job.event_seq, v_job.tenant_id, 'step_succeeded', jsonb_build_object(
-        'step', p_step, 'name', v_step.name, 'attempt', v_step.attempt, 'artifacts', v_names,
-        'resumed_from_step', (SELECT a.resumed_from_step FROM attempts a WHERE a.fence = p_fence)), v_now);
+        'step', p_step, 'name', v_step.name, 'attempt', v_step.attempt, 'artifacts', v_names), v_now);
     IF NOT EXISTS (SELECT 1 FROM steps s WHERE s.job_id = p_job AND s.state <> 'succeeded') THEN
         SELECT s.output_artifact INTO v_result FROM steps s
         WHERE s.job_id = p_job AND s.sink ORDER BY s.idx DESC LIMIT 1;
@@ -124,6 +124,7 @@ END $$;
 
 -- retry | failed | fenced. Every unsuccessful end of an attempt: the worker says so, or the reaper does.
 -- p_policies is the retry table of framewright/jobs.py by outcome.
+-- What 70_resuming.sql says replaces this.
 CREATE FUNCTION fw_release(
     p_job uuid, p_step bigint, p_fence uuid, p_outcome text, p_message text, p_field text, p_policies jsonb
 ) RETURNS TABLE (answer text, queue text, retry_in_s double precision, seq bigint) LANGUAGE plpgsql AS $$
@@ -181,8 +182,7 @@ BEGIN
     INSERT INTO events (job_id, seq, tenant_id, type, data, at)
     VALUES (p_job, v_seq, v_job.tenant_id, 'attempt_ended', jsonb_build_object(
         'step', p_step, 'name', v_step.name, 'attempt', v_step.attempt, 'outcome', p_outcome, 'message', p_message,
-        'final', v_final, 'retry_in_s', CASE WHEN NOT v_final THEN round(v_delay::numeric, 1) END,
-        'resumed_from_step', (SELECT a.resumed_from_step FROM attempts a WHERE a.fence = p_fence)), v_now);
+        'final', v_final, 'retry_in_s', CASE WHEN NOT v_final THEN round(v_delay::numeric, 1) END), v_now);
     IF v_final THEN
         v_seq := fw_finish(p_job, 'failed',
             CASE WHEN v_step.kills >= (v_policy ->> 'poison')::integer THEN 'poison' ELSE p_outcome END,

@@ -396,6 +396,31 @@ def test_an_estimate_submits_nothing(client: httpx.Client, picture: str) -> None
     assert len(listed(client, limit=100)) == before
 
 
+def test_an_estimate_rests_on_the_best_gpu_that_could_run_it(client: httpx.Client, db: Database) -> None:
+    model = "wan-2.1-t2v-1.3b"
+    body = {"kind": "generate", "model": model, "params": {"prompt": "a fox", "steps": 20}}
+
+    def told() -> Any:
+        return client.post("/api/v1/estimate", json=body).raise_for_status().json()
+
+    assert told()["basis"] == "catalogue"
+    about: dict[str, Any] = {"host": "here", "pid": 1, "version": "0", "kinds": ("generate",), "ttl_s": 60.0}
+    about |= {"queues": ("gpu",), "engines": (f"diffusion:{model}",), "state": "idle"}
+    try:
+        for name, gpu in (("small", "NVIDIA L4"), ("large", "NVIDIA H200")):
+            store.upsert_worker(db, Presence(name, capabilities={"gpus": [{"name": gpu, "vram_mb": 24_000}]}, **about))
+        best = told()
+        assert (best["basis"], best["runnable_now"]) == ("flops", True)
+        store.forget_worker(db, "large")
+        left = told()
+        assert left["basis"] == "flops"
+        assert best["seconds_p50"] < left["seconds_p50"]
+    finally:
+        for name in ("small", "large"):
+            store.forget_worker(db, name)
+    assert told()["basis"] == "catalogue"
+
+
 def test_a_paused_worker_is_shown_and_counts_for_nothing_until_it_is_resumed(
     client: httpx.Client, db: Database, picture: str
 ) -> None:

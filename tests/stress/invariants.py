@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from framewright.database import Database
+from framewright.jobs import RETRIES, Budget
 
 _TERMINAL = "('succeeded', 'failed', 'canceled')"
+_FREE = ", ".join(f"'{outcome}'" for outcome, retry in RETRIES.items() if retry.budget is Budget.FREE)
 
 INVARIANTS = {
     "events have no gap and count the job": """
@@ -56,11 +58,11 @@ INVARIANTS = {
     "no step starts before what it needs has succeeded": """
         SELECT a.fence FROM attempts a JOIN step_deps d ON d.step_id = a.step_id JOIN steps n ON n.id = d.needs
         WHERE n.state <> 'succeeded' OR a.started_at < n.finished_at""",
-    "attempts are numbered without holes, and yields do not count": """
-        SELECT s.id FROM steps s LEFT JOIN attempts a ON a.step_id = s.id GROUP BY s.id
-        HAVING count(*) FILTER (WHERE a.outcome IS DISTINCT FROM 'yielded' AND a.fence IS NOT NULL) <> s.attempt
-            OR count(*) FILTER (WHERE a.outcome = 'yielded') <> s.yields
-            OR coalesce(max(a.n) FILTER (WHERE a.outcome IS DISTINCT FROM 'yielded'), 0) <> s.attempt""",
+    "attempts are numbered without holes, and free ones do not count": f"""
+        SELECT s.id FROM steps s LEFT JOIN (SELECT *, coalesce(outcome IN ({_FREE}), false) AS free FROM attempts) a
+            ON a.step_id = s.id GROUP BY s.id
+        HAVING count(*) FILTER (WHERE NOT a.free) <> s.attempt OR count(*) FILTER (WHERE a.free) <> s.yields
+            OR coalesce(max(a.n) FILTER (WHERE NOT a.free), 0) <> s.attempt""",
     "no budget is overdrawn": """
         SELECT id FROM steps WHERE app_failures > max_app OR infra_failures > max_infra OR kills > 3
             OR ((app_failures = max_app OR infra_failures = max_infra OR kills = 3) AND state <> 'failed')""",

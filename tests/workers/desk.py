@@ -18,9 +18,10 @@ from waiting import until
 from framewright import ids, lifecycle, store
 from framewright.database import Database
 from framewright.events import LiveEntry, wire
+from framewright.given import AssetFacts
 from framewright.jobs import Claim, JobState
 from framewright.params import JobRequest
-from framewright.plan import AssetFacts, plan
+from framewright.plan import plan
 from framewright.rows import EventRow, JobRow, NewAsset, OutputRow
 from framewright.settings import Settings
 from framewright.storage import Storage

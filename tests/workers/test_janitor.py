@@ -10,7 +10,7 @@ import pytest
 from desk import SMALL, TENANT, supervised
 
 from framewright import ids, lifecycle, store
-from framewright.plan import AssetFacts
+from framewright.given import AssetFacts
 from framewright.rows import NewAsset
 from workers.janitor import Janitor
 

@@ -41,6 +41,33 @@ def test_a_checkpoint_keeps_what_its_files_held_when_it_was_made(ends: tuple[Cha
         assert Path(copy).name == file.name
 
 
+def test_a_checkpoint_is_kept_without_a_second_copy(ends: tuple[Channel, Channel], tmp_path: Path) -> None:
+    supervisor, runner = ends
+    file = tmp_path / "latents.bin"
+    file.write_bytes(b"1")
+    number = file.stat().st_ino
+    _Work(runner, RUN, {}, tmp_path / "kept").checkpoint({"step": 1}, [file])
+    (kept,) = supervisor.receive().facts["files"]
+    assert (Path(kept).stat().st_ino, file.exists()) == (number, False)
+
+
+def test_a_checkpoint_that_the_disk_does_not_take_is_left_out(ends: tuple[Channel, Channel], tmp_path: Path) -> None:
+    supervisor, runner = ends
+    kept, file = tmp_path / "kept", tmp_path / "latents.bin"
+    work = _Work(runner, RUN, {}, kept)
+    for step in (1, 2, 3):
+        file.write_bytes(b"%d" % step)
+        if step == 1:
+            kept.touch()
+        elif step == 2:
+            kept.unlink()
+        work.checkpoint({"step": step}, [file] if step < 3 else [file, tmp_path / "nothing.bin"])
+    assert supervisor.receive().facts["state"] == {"step": 2}
+    work.preview(b"small", "image/jpeg", 64, 48)
+    assert supervisor.receive().word == "preview"
+    assert [path.name for path in kept.iterdir()] == ["2"]
+
+
 def test_a_preview_that_is_too_large_is_left_out(ends: tuple[Channel, Channel], tmp_path: Path) -> None:
     supervisor, runner = ends
     work = _Work(runner, RUN, {}, tmp_path)

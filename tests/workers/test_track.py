@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from framewright.jobs import Phase, Progress
 from workers.halt import Halt, Why
-from workers.track import LOADING_S, Track
+from workers.track import SILENT_S, Track
 
 
 def test_whatever_is_reported_the_fraction_never_falls_and_stays_below_one():
@@ -102,14 +104,22 @@ def test_signing_comes_between_checking_and_uploading() -> None:
     assert shown == [0.97, 0.97, 0.99]
 
 
-def test_weights_that_load_for_long_are_no_stall_and_anything_else_is():
+SILENT = {Phase.LOADING_MODEL, Phase.ENCODING_PROMPT, Phase.UPSCALING, Phase.DECODING}
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_only_a_phase_that_cannot_tell_how_far_it_is_may_be_silent_for_long(phase: Phase) -> None:
     track = Track(lambda _: None)
-    assert (track.patient, track.quiet_until(120) - track.moved_at) == (False, 120)
-    track.report(Progress(0.0, Phase.LOADING_MODEL))
-    assert track.patient
-    assert track.quiet_until(120) - track.moved_at == LOADING_S
-    assert track.quiet_until(2 * LOADING_S) - track.moved_at == 2 * LOADING_S
-    track.moved_at -= LOADING_S
+    track.report(Progress(0.1, phase))
+    patience_s = track.quiet_until(120) - track.moved_at
+    assert (track.patient, patience_s) == ((True, SILENT_S) if phase in SILENT else (False, 120))
+    assert track.quiet_until(2 * SILENT_S) - track.moved_at == 2 * SILENT_S
+
+
+def test_patience_ends_and_does_not_outlive_its_phase() -> None:
+    track = Track(lambda _: None)
+    track.report(Progress(0.1, Phase.DECODING))
+    track.moved_at -= SILENT_S
     assert not track.patient
-    track.report(Progress(0.1, Phase.ENCODING_PROMPT))
+    track.report(Progress(0.2, Phase.ENCODING))
     assert (track.patient, track.quiet_until(120) - track.moved_at) == (False, 120)

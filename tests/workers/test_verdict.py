@@ -6,7 +6,18 @@ import errno
 
 import pytest
 
-from framewright.errors import BadInput, Canceled, EngineError, InvalidOutput, StorageUnavailable, Yielded
+from framewright.errors import (
+    BadInput,
+    Canceled,
+    EngineError,
+    InsufficientVram,
+    InvalidOutput,
+    LicenceNotAccepted,
+    ModelNotReady,
+    StorageUnavailable,
+    WeightsRefused,
+    Yielded,
+)
 from framewright.jobs import Outcome
 from workers.verdict import LONGEST, judge, sentence
 
@@ -27,6 +38,10 @@ def torch_error(name: str, base: type[Exception] = RuntimeError, text: str = "")
         (OSError(errno.ENOSPC, "No space left on device"), Outcome.TRANSIENT_INFRA),
         (StorageUnavailable("storage does not answer"), Outcome.TRANSIENT_INFRA),
         (EngineError("the model says no"), Outcome.APP_ERROR),
+        (ModelNotReady("half pulled"), Outcome.MODEL_NOT_READY),
+        (WeightsRefused("a pickle"), Outcome.WEIGHTS_REFUSED),
+        (LicenceNotAccepted("read it"), Outcome.LICENCE_NOT_ACCEPTED),
+        (InsufficientVram("too small"), Outcome.INSUFFICIENT_VRAM),
         (FileNotFoundError(errno.ENOENT, "No such file"), Outcome.APP_ERROR),
         (ZeroDivisionError("division by zero"), Outcome.APP_ERROR),
         (SystemExit(3), Outcome.APP_ERROR),
@@ -36,6 +51,18 @@ def torch_error(name: str, base: type[Exception] = RuntimeError, text: str = "")
 )
 def test_each_error_is_charged_to_its_class(error, outcome):
     assert judge(error).outcome is outcome
+
+
+def test_a_refused_file_of_the_request_is_bad_input_and_no_fault_of_the_worker():
+    error = BadInput("a pickle", field="/params/loras/0")
+    error.__cause__ = WeightsRefused("a pickle")
+    assert judge(error).outcome is Outcome.BAD_INPUT
+
+
+def test_the_command_stays_in_the_sentence_and_the_path_goes():
+    error = ModelNotReady("svd is not ready: /srv/models/svd has no manifest; run: framewright models pull svd")
+    said = judge(error).message
+    assert said == "svd is not ready: (path) has no manifest; run: framewright models pull svd"
 
 
 def test_bad_input_names_the_field():

@@ -1,0 +1,90 @@
+"""Weights of models that were given up stay in main memory, as the kernel itself says of real files."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from waiting import until
+
+from workers.warm import Warm
+
+SIZE = 4 << 20
+pytestmark = pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="has no page cache that can be emptied")
+
+
+@pytest.fixture
+def warm() -> Iterator[Warm]:
+    """Room for two models of three."""
+    made = Warm(2 * SIZE)
+    made.start()
+    yield made
+    made.close()
+
+
+def model(place: Path, name: str, *, size: int = SIZE) -> Path:
+    """A model's folder with weights in two files, none of them in memory."""
+    for part in ("transformer", "vae"):
+        path = place / name / part / "weights.safetensors"
+        path.parent.mkdir(parents=True)
+        with path.open("wb") as file:
+            file.write(os.urandom(size // 2))
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    (place / name / "config.json").write_text("{}")
+    if held(place / name):
+        pytest.skip("this disk is memory itself")
+    return place / name
+
+
+def held(folder: Path) -> float:
+    """The part of a model's weights that lies in memory (0..1)."""
+    pages = [page for path in folder.rglob("*.safetensors") for page in _resident(path)]
+    return sum(pages) / len(pages)
+
+
+def _resident(path: Path) -> list[int]:
+    size = path.stat().st_size
+    found = (ctypes.c_ubyte * -(-size // mmap.PAGESIZE))()
+    with path.open("r+b") as file, mmap.mmap(file.fileno(), size, flags=mmap.MAP_PRIVATE) as mapped:
+        start = ctypes.c_char.from_buffer(mapped)
+        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(ctypes.addressof(start)), ctypes.c_size_t(size), found) == 0
+        del start
+    return [page & 1 for page in found]
+
+
+def test_a_model_that_was_given_up_is_read_into_memory(warm: Warm, tmp_path: Path) -> None:
+    folder = model(tmp_path, "one")
+    warm.keep("one", folder)
+    until(lambda: held(folder) == 1.0)
+
+
+def test_the_model_given_up_longest_ago_makes_room(warm: Warm, tmp_path: Path) -> None:
+    folders = {name: model(tmp_path, name) for name in ("one", "two", "three")}
+    for name in ("one", "two", "one", "three"):
+        warm.keep(name, folders[name])
+    until(lambda: held(folders["three"]) == 1.0)
+    assert {name: held(folder) for name, folder in folders.items()} == {"one": 1.0, "two": 0.0, "three": 1.0}
+
+
+def test_a_model_that_is_too_large_or_gone_is_left_alone_and_the_next_one_kept(warm: Warm, tmp_path: Path) -> None:
+    large, small = model(tmp_path, "large", size=2 * SIZE + 2), model(tmp_path, "small")
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    (gone / "weights.safetensors").symlink_to(tmp_path / "nowhere")
+    for folder in (large, gone, small):
+        warm.keep(folder.name, folder)
+    until(lambda: held(small) == 1.0)
+    assert held(large) == 0.0
+
+
+def test_without_room_nothing_is_read(tmp_path: Path) -> None:
+    warm, folder = Warm(0), model(tmp_path, "one")
+    warm.start()
+    warm.keep("one", folder)
+    warm.close()
+    assert held(folder) == 0.0
