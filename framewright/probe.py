@@ -14,24 +14,31 @@ from framewright.errors import UnsupportedMedia
 
 PATIENCE_S = 30.0
 _HEAD = 32
-_NOT_MEDIA = "this is not a picture (PNG, JPEG, WebP) or clip (MP4, MOV, MKV, WebM) that this service reads"
+_NOT_MEDIA = (
+    "this is not a picture (PNG, JPEG, WebP), clip (MP4, MOV, MKV, WebM) or sound (WAV, FLAC, MP3, Ogg) "
+    "that this service reads"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a file holds. Sizes in pixels as shown (EXIF applied); `fps` is an exact rational such as "30000/1001"."""
+    """What a file holds; a sound is `other`.
 
-    kind: Literal["image", "video"]
+    Sizes in pixels as shown (EXIF applied); `fps` is an exact rational such as "30000/1001".
+    """
+
+    kind: Literal["image", "video", "other"]
     content_type: str
-    width: int
-    height: int
-    frames: int
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
     fps: str | None = None
     duration_s: float | None = None
 
 
 def probe_file(path: Path, *, max_pixels: int) -> Probed:
-    """Decode enough of the file to know what it is: all of a picture, the header and a frame of a clip.
+    """Decode enough of the file to know what it is: all of a picture, the header and a frame of a clip, all
+    packets of a sound.
 
     The content decides, never the name. `UnsupportedMedia` says what is wrong; so does a file that needs more memory
     or time than the child may use. Takes about 0.1 s for a small picture. `OSError` when the file cannot be read.
@@ -53,12 +60,19 @@ def probe_file(path: Path, *, max_pixels: int) -> Probed:
 
 
 def sniff(head: bytes) -> str | None:
-    """`image`, `mp4` or `matroska` by the first 32 bytes; None for everything else, playlists and web pages too."""
+    """`image`, `mp4`, `matroska` or the kind of a sound by the first 32 bytes; None for all else, playlists too."""
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mp4"
-    return "matroska" if head.startswith(b"\x1a\x45\xdf\xa3") else None
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return "matroska"
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return "wav"
+    if head.startswith((b"fLaC", b"OggS")):
+        return "flac" if head.startswith(b"f") else "ogg"
+    # Tags before an MP3, or the first frame of one: eleven bits set, and layer 3.
+    return "mp3" if head.startswith(b"ID3") or (head[:1] == b"\xff" and head[1:2] and head[1] & 0xE6 == 0xE2) else None
 
 
 def _verdict(said: bytes) -> Probed:

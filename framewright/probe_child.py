@@ -25,11 +25,13 @@ MAX_STREAMS = 16
 MAX_DURATION_S = 4 * 3600
 MAX_PIXEL_FRAMES = 1_000_000_000_000  # two hours of 1080p at 60 frames/s
 MAX_FPS = 1000
+MAX_CHANNELS = 8
+SOUNDS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "ogg": "audio/ogg"}
 
 
 def main() -> None:
     family, max_pixels = sys.argv[1], int(sys.argv[2])
-    look = _load_image() if family == "image" else _load_video(family)
+    look = _load_image() if family == "image" else _load_sound(family) if family in SOUNDS else _load_video(family)
     _lock()
     try:
         facts = look(sys.stdin.buffer, max_pixels)
@@ -86,6 +88,40 @@ def _load_video(family: str) -> Any:
             raise UnsupportedMedia("the clip is damaged or was cut short") from None
 
     return look
+
+
+def _load_sound(family: str) -> Any:
+    import av
+    import av.error
+    import av.subtitles.codeccontext  # av would import these behind the lock
+    import av.subtitles.stream
+
+    def look(file: IO[bytes], _max_pixels: int) -> dict[str, Any]:
+        try:
+            with av.open(file, "r", format=family, metadata_errors="replace") as container:
+                return _sound(container, family)
+        except (av.error.FFmpegError, EOFError, ArithmeticError, AttributeError, ValueError):
+            raise UnsupportedMedia("the sound is damaged or was cut short") from None
+
+    return look
+
+
+def _sound(container: InputContainer, family: str) -> dict[str, Any]:
+    if len(container.streams) > MAX_STREAMS or not container.streams.audio:
+        raise UnsupportedMedia("there is no sound in it")
+    stream = container.streams.audio[0]
+    if not 1 <= stream.channels <= MAX_CHANNELS:
+        raise UnsupportedMedia(f"the sound has {stream.channels} channels, and at most {MAX_CHANNELS} are read")
+    samples = next((frame.samples for frame in container.decode(stream)), 0)
+    base, begin, end = stream.time_base or Fraction(1, 90_000), sys.maxsize, 0
+    container.seek(0)
+    for packet in container.demux(stream):
+        if packet.size and packet.pts is not None:
+            begin, end = min(begin, packet.pts), max(end, packet.pts + (packet.duration or 0))
+    seconds = float((end - begin) * base)
+    if not samples or not 0 < seconds <= MAX_DURATION_S:
+        raise UnsupportedMedia("the sound is too long, or there is none in it")
+    return {"kind": "other", "content_type": SOUNDS[family], "duration_s": round(seconds, 6)}
 
 
 def _clip(container: InputContainer, family: str, max_pixels: int) -> dict[str, Any]:

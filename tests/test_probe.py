@@ -83,6 +83,23 @@ def test_a_clip_with_sound_and_subtitles_is_measured_by_its_pictures(tmp_path, c
     assert (found.frames, found.fps) == (24, "24/1")
 
 
+@pytest.mark.parametrize(
+    ("name", "args", "content_type"),
+    [
+        ("a.wav", (), "audio/wav"),
+        ("a.flac", (), "audio/flac"),
+        ("a.mp3", (), "audio/mpeg"),
+        ("b.mp3", ("-id3v2_version", "0", "-write_xing", "0"), "audio/mpeg"),
+        ("a.ogg", ("-c:a", "libvorbis"), "audio/ogg"),
+        ("o.ogg", ("-c:a", "libopus"), "audio/ogg"),
+    ],
+)
+def test_sounds_are_known_by_their_content_and_measured(tmp_path, clip_of, name, args, content_type):
+    found = probed(tmp_path, clip_of(name, "-f", "lavfi", "-i", "sine=duration=1.5", "-map", "1", *args))
+    assert found == Probed("other", content_type, duration_s=found.duration_s)
+    assert found.duration_s == pytest.approx(1.5, abs=0.06)  # lossy ones come in whole blocks
+
+
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"
 REFUSED = {
     "nothing": b"",
@@ -99,6 +116,11 @@ REFUSED = {
     "cut.webp": stills.packed(stills.photo(), "WEBP", lossless=True)[:60],
     "header-only.png": b"\x89PNG\r\n\x1a\n",
     "header-only.jpg": b"\xff\xd8\xff\xe0",
+    "header-only.wav": b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x80\xbb\0\0\0\x77\x01\0\x02\0\x10\0data\0\0\0\0",
+    "header-only.flac": b"fLaC" + bytes(40),
+    "header-only.ogg": b"OggS" + bytes(40),
+    "tags-only.mp3": b"ID3\x04\0\0\0\0\0\x0a" + bytes(40),
+    "playlist-behind-tags.mp3": b"ID3\x04\0\0\0\0\0\0" + PLAYLIST,
     "header-only.mkv": b"\x1a\x45\xdf\xa3" + bytes(40),
     "animated.webp": stills.animated("WEBP"),
     "animated.png": stills.animated("PNG"),

@@ -237,36 +237,30 @@ def test_an_attempt_says_once_from_which_step_it_goes_on_and_only_while_it_lasts
     assert told == [(4, False), (None, None)]
 
 
-def test_a_pace_is_that_of_runs_alike_and_scaled_from_others_until_there_are_some(db: Database) -> None:
-    def ran(work: int, seconds: float, **meta: float) -> None:
+def test_paces_are_those_of_whole_runs_the_latest_first(db: Database) -> None:
+    def ran(worker: str, whole_s: float, **meta: float) -> None:
         make.submit(db)
-        held = make.claimed(db)
+        held = make.claimed(db, worker)
         make.complete(db, held)
-        make.run(
-            db,
-            "UPDATE steps SET work = %s, started_at = finished_at - make_interval(secs => %s) WHERE id = %s",
-            (work, seconds, held.step_id),
-        )
-        make.run(
-            db, "UPDATE artifacts SET meta = meta || %s::jsonb WHERE step_id = %s", (json.dumps(meta), held.step_id)
-        )
+        params = json.dumps({"steps": 10, "prompt": "a fox"})
+        for statement, value in (
+            ("UPDATE steps SET work = 200, params = params || %s::jsonb WHERE id = %s", params),
+            ("UPDATE attempts SET started_at = ended_at - make_interval(secs => %s) WHERE step_id = %s", whole_s),
+            ("UPDATE artifacts SET meta = meta || %s::jsonb WHERE step_id = %s", json.dumps(meta)),
+        ):
+            make.run(db, statement, (value, held.step_id))
 
-    def paced(steps: int, work: int) -> tuple[int, float, float]:
-        return store.paced(db, "animate", "scripted", steps=steps, work=work)
-
-    assert paced(10, 100) == (0, 0.0, 0.0)
-    ran(200, 99)  # what has no pace says nothing
-    ran(200, 12, step_s=1.0, steps=10, resumed_from_step=5)  # and neither does half a run
-    assert paced(10, 100).n == 0
-    for _ in range(3):
-        ran(200, 12, step_s=1.0, steps=10)
-    # Two seconds around the steps, and half the work in each of them.
-    assert paced(20, 100) == (3, pytest.approx(12), pytest.approx(12))
-    for step_s in (0.1, 0.2, 0.3):
-        ran(100, 2 + 10 * step_s, step_s=step_s, steps=10)
-    n, p50_s, p90_s = paced(20, 100)
-    assert (n, p50_s) == (3, pytest.approx(6))
-    assert p90_s == pytest.approx(7.6)
+    ran("w1", 99)  # what has no pace says nothing
+    ran("w1", 12, step_s=1.0, resumed_from_step=5)  # and neither does half a run
+    assert store.paces(db, "animate", "scripted") == []
+    ran("w1", 12, step_s=1.0)
+    ran("w2", 22, step_s=2.0)
+    latest, first = store.paces(db, "animate", "scripted")
+    assert (latest.worker, latest.whole_s, latest.step_s) == ("w2", pytest.approx(22), 2.0)
+    assert (first.worker, first.whole_s, first.step_s) == ("w1", pytest.approx(12), 1.0)
+    assert (first.work, first.params["steps"]) == (200, 10)
+    assert "prompt" not in first.params
+    assert store.paces(db, "animate", "other") == []
 
 
 def test_durations_are_those_of_the_last_successes(db: Database) -> None:

@@ -63,13 +63,18 @@ class Ended(Exception):
 class Attempt:
     """Runs `claim` on the child that `runner` answers; the number tells this run's messages from those of others.
 
-    `runner` is asked while the lease is kept, because making room for another model can take a while.
+    `runner` is asked while the lease is kept, because making room for another model can take a while. `tighter` is how
+    often the step ran out of memory here.
     """
 
-    def __init__(self, tools: Tools, claim: Claim, runner: Callable[[], Child], number: int) -> None:
+    def __init__(
+        self, tools: Tools, claim: Claim, runner: Callable[[], Child], number: int, *, tighter: int = 0
+    ) -> None:
         self.claim = claim
-        self._tools, self._runner, self._number = tools, runner, number
+        self._tools, self._runner, self._number, self._tighter = tools, runner, number, tighter
         self._child: Child | None = None
+        self.verdict: Verdict | None = None
+        """How it ended, unless with a commit."""
         settings = tools.settings
         self._track = Track(lambda progress: tools.live.progress(claim, progress))
         self._hard = time.monotonic() + claim.timeout_s
@@ -184,6 +189,7 @@ class Attempt:
             "attempt": claim.attempt,
             "engine": claim.engine.partition(":")[0],
             "model": claim.model,
+            "tighter": self._tighter,
             "models": {
                 "root": str(Home.of(settings).root),
                 "accepted": settings.accepted_licences,
@@ -282,7 +288,7 @@ class Attempt:
             self._checkpoints.discard()
 
     def _release(self, verdict: Verdict) -> None:
-        claim = self.claim
+        claim, self.verdict = self.claim, verdict
         if self.halt.lost:
             _log.info("%s: the lease is lost; nothing of this attempt counts", claim.label)
             return

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from framewright import catalogue, ids
+from framewright.given import LORAS
 from framewright.jobs import MANIFEST, Claim, Phase, Progress
-from framewright.plan import LORAS
 from framewright.provenance.credentials import Credentials
 from framewright.provenance.manifest import Input, Making
 from framewright.provenance.signing import SIDECAR, Sidecar, Unsigned, sign

@@ -125,6 +125,7 @@ class Runner:
             resume=facts["resume"],
             model=facts["model"] or "",
             models=Home(Path(models["root"]), accepted=frozenset(models["accepted"])),
+            tighter=int(facts["tighter"]),
             ffmpeg=_path(facts["ffmpeg"]),
             max_pixels=int(facts["max_pixels"]),
         )
@@ -195,10 +196,16 @@ class _Work:
     def checkpoint(self, state: dict[str, Any], files: list[Path]) -> None:
         self._checkpoints += 1
         place = self._kept / str(self._checkpoints)
-        place.mkdir(parents=True)
-        # Copies, because the engine goes on and may overwrite its files before they are uploaded.
-        copies = [str(shutil.copyfile(file, place / file.name)) for file in files]
-        self._channel.send("checkpoint", {"run": self._number, "state": state, "files": copies})
+        try:
+            place.mkdir(parents=True)
+            # Taken away, because the engine goes on and may write them anew before they are uploaded.
+            kept = [str(file.rename(place / file.name)) for file in files]
+        except OSError as error:
+            # It costs work later, never the step.
+            _log.warning("a checkpoint is not kept: %s", error.strerror)
+            shutil.rmtree(place, ignore_errors=True)
+            return
+        self._channel.send("checkpoint", {"run": self._number, "state": state, "files": kept})
 
     def resumed(self, step: int, exact: bool) -> None:
         self._channel.send("resumed", {"run": self._number, "step": step, "exact": exact})

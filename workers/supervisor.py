@@ -15,7 +15,8 @@ from framewright.database import Database
 from framewright.doorbells import Ringer
 from framewright.errors import DatabaseUnavailable
 from framewright.events import HintListener, Live
-from framewright.jobs import Claim
+from framewright.jobs import UNFIT, Claim, Outcome
+from framewright.models.home import Home
 from framewright.provenance.trial import tried
 from framewright.rows import Control, Presence
 from framewright.settings import Settings
@@ -25,13 +26,16 @@ from workers.attempt import Attempt, Tools
 from workers.child import Child
 from workers.halt import Why
 from workers.scratch import Scratch
-from workers.shelf import Shelf
+from workers.shelf import Refusal, Shelf
+from workers.verdict import Verdict
+from workers.warm import Warm
 
 RESTART_S: Final = (0.0, 0.0, 1.0, 5.0, 15.0, 30.0)
 """Pauses before a runner is started again when the last ones died without having run anything."""
 START_S: Final = 120.0
 """A runner that takes longer to start and to look at the machine is given up."""
 _AWAY_S: Final = 2.0
+_SHORT: Final = frozenset({Outcome.GPU_OOM, Outcome.HOST_OOM})
 WEIGHTS: Final = ":"
 """In the engine of a step that needs a model's weights: `diffusion:wan-2.1-t2v-1.3b`."""
 _log = logging.getLogger(__name__)
@@ -59,6 +63,7 @@ class Supervisor:
         )
         self._engines = presence.candidates(settings)
         self._shelf = Shelf(settings)
+        self._warm = Warm(int(settings.host_cache_gb * 1e9))
         self._capabilities: dict[str, Any] = {}
         self._changed = threading.Condition()
         self._bell = True  # look for work at once
@@ -69,6 +74,8 @@ class Supervisor:
         self._child: Child | None = None
         self._useless = 0
         self._runs = self._runs_before = 0
+        # The step that last ran out of memory here, and how often it did.
+        self._short: tuple[int | None, int] = (None, 0)
         self._ended = False
         self._idle_since = time.monotonic()
         self._heartbeat = presence.Heartbeat(self._db, settings, self._described, self._controlled)
@@ -85,6 +92,7 @@ class Supervisor:
         self._thread.start()
         self._heartbeat.start()
         self._hints.start()
+        self._warm.start()
 
     def answer(self, forward: Callable[[], None]) -> None:
         """A doorbell rang: looks for work and returns when that round is over.
@@ -185,7 +193,9 @@ class Supervisor:
 
     def _execute(self, claim: Claim) -> None:
         self._runs += 1
-        attempt = Attempt(self._tools, claim, lambda: self._runner_for(claim), self._runs)
+        short, times = self._short
+        tighter = times if short == claim.step_id else 0
+        attempt = Attempt(self._tools, claim, lambda: self._runner_for(claim), self._runs, tighter=tighter)
         with self._changed:
             self._attempt = attempt
             stopping = self._stopping
@@ -195,11 +205,23 @@ class Supervisor:
             attempt.halt.ask(stopping)
         try:
             attempt.run()
+            self._refuse(claim, attempt.verdict)
+            if attempt.verdict is not None and attempt.verdict.outcome in _SHORT:
+                self._short = (claim.step_id, tighter + 1)
         finally:
             with self._changed:
                 self._attempt = None
                 self._idle_since = time.monotonic()
                 self._changed.notify_all()
+
+    def _refuse(self, claim: Claim, verdict: Verdict | None) -> None:
+        """Offers no further the model that the runner could not load, or the next claim would be the same step."""
+        if claim.model is None or verdict is None or verdict.outcome not in UNFIT:
+            return
+        self._shelf.refuse(claim.model, Refusal(verdict.outcome, verdict.message))
+        if self._child is not None:
+            self._child.holds = None
+        self._heartbeat.hurry()
 
     # --- the runner
 
@@ -223,6 +245,8 @@ class Supervisor:
             if child is not None:
                 _log.info("%s: ends the runner that holds %s", claim.label, child.holds or "no model")
                 child.close()
+                if child.holds != wanted:
+                    self._gave_up(child.holds)
             # Orders wait for it in the channel until it is up; one that never comes up is a stalled attempt.
             child = self._child = Child(self._ring)
         child.holds = wanted or child.holds
@@ -246,9 +270,14 @@ class Supervisor:
             return
         _log.info("unloads %s: nothing to do for %g s", held, self._settings.unload_s)
         child.close()
+        self._gave_up(held)
         self._heartbeat.hurry()
         # The next round starts an empty one, so that the first step after this need not wait for it.
         self._ring()
+
+    def _gave_up(self, model: str | None) -> None:
+        if model is not None:
+            self._warm.keep(model, Home.of(self._settings).folder(catalogue.named(model)))
 
     def _started(self) -> Child | None:
         if self._child is not None:
@@ -324,7 +353,8 @@ class Supervisor:
             state = "draining"
         elif attempt is not None:
             state = "busy"
-        elif not self._capabilities or self._child is None or not self._child.usable:
+        elif not self._capabilities or (self._control == "run" and (self._child is None or not self._child.usable)):
+            # A paused worker that gave its memory back needs no runner.
             state = "starting"
         current = None
         if attempt is not None:
@@ -344,6 +374,7 @@ class Supervisor:
     def _close(self) -> None:
         if self._child is not None:
             self._child.close()
+        self._warm.close()
         self._hints.close()
         self._heartbeat.close()
         self._tools.live.close()

@@ -19,8 +19,10 @@ _SHARES: Final = {
     Phase.UPLOADING: (0.97, 0.99),
 }
 _RENDERING: Final = (0.02, 0.95)
-LOADING_S: Final = 1800.0
-"""How long weights may take from a slow disk: nothing tells how far that is, so it is no stall before this."""
+_SILENT: Final = frozenset({Phase.LOADING_MODEL, Phase.ENCODING_PROMPT, Phase.UPSCALING, Phase.DECODING})
+SILENT_S: Final = 1800.0
+"""How long a phase may last in which nothing tells how far it is: weights from a slow disk, text that is encoded on a
+CPU, all latents of a long clip decoded at once. It is no stall before this; the hard limit of the attempt holds."""
 _ETA_FROM: Final = 0.05
 
 
@@ -68,16 +70,16 @@ class Track:
 
     @property
     def patient(self) -> bool:
-        """Whether it counts as moving although nothing is reported: our own work, and a model that is being loaded."""
-        return self._ours or (self._loading and time.monotonic() < self.moved_at + LOADING_S)
+        """Whether it counts as moving although nothing is reported: our own work, and a phase that cannot tell."""
+        return self._ours or (self._silent and time.monotonic() < self.moved_at + SILENT_S)
 
     def quiet_until(self, stall_s: float) -> float:
         """When an attempt that reports nothing more has stalled (`time.monotonic`)."""
-        return self.moved_at + (max(stall_s, LOADING_S) if self._loading else stall_s)
+        return self.moved_at + (max(stall_s, SILENT_S) if self._silent else stall_s)
 
     @property
-    def _loading(self) -> bool:
-        return self.snapshot.phase == Phase.LOADING_MODEL
+    def _silent(self) -> bool:
+        return self.snapshot.phase in _SILENT
 
     def _moved(self) -> None:
         self.moves += 1

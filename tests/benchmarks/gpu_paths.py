@@ -28,6 +28,7 @@ from workers.diffusion.embeds import PromptCache
 from workers.diffusion.previews import Look
 from workers.diffusion.running import Generated, Reached, generate
 from workers.diffusion.stepping import Snapshot
+from workers.diffusion.watch import PREVIEW_S
 from workers.engines import diffusion as engine
 from workers.engines.run import Run
 from workers.media import clip
@@ -62,7 +63,7 @@ class Does:
     encodes: bool = True
 
 
-USUAL: Final = Does(preview_s=engine.PREVIEW_S, snapshots=True)
+USUAL: Final = Does(preview_s=PREVIEW_S, snapshots=True)
 BARE: Final = Does(encodes=False)
 SHOWING: Final = Does(preview_s=0.0, encodes=False)
 
@@ -168,7 +169,8 @@ def ours(
     """
     params = _params(case, number, steps)
     pipe = built.pipe("t2v", min(case.size))
-    look = Look(case.facts.family, case.facts.latents.layout, case.frames, case.size)
+    noise = case.facts.call.get("decode_timestep", 0.0)
+    look = Look(case.facts.family, case.facts.latents.layout, case.frames, case.size, noise)
     watch, taken = _Watch(built.device), Clip()
     _forget_peak(built.device)
     with tempfile.TemporaryDirectory(prefix="framewright-bench-") as place:

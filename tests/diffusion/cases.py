@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
+from diffusers.pipelines.ltx2.pipeline_ltx2_condition import LTX2VideoCondition
+from tiny import picture
 from tiny.hunyuan import LLAVA_TEMPLATE
 from workshop import Case
 
@@ -42,6 +45,21 @@ _HUNYUAN: dict[str, Any] = {"fps": "24", "max_tokens": 256, "scheduler": FLOW, "
 _COG: dict[str, Any] = {"fps": "8", "max_tokens": 226, "forwards": 1}
 _COG_CALL: dict[str, Any] = {"guidance_scale": 6.0, "negative_prompt": ""}
 _DPM: dict[str, Any] = {"scheduler": "CogVideoXDPMScheduler", "changes": {"timestep_spacing": "trailing"}}
+_ANIMATED: dict[str, Any] = {
+    "tiny": "animatediff-ddim",
+    "like": "animatediff-sd-1.5",
+    "frames": 8,
+    "fps": "8",
+    "scheduler": "DDIMScheduler",
+    "changes": {
+        "beta_schedule": "linear",
+        "clip_sample": False,
+        "steps_offset": 1,
+        "timestep_spacing": "linspace",
+    },
+    "stock": {"guidance_scale": 7.5, "negative_prompt": "bad quality, worst quality, blurry"},
+    "forwards": 1,
+}
 CASES = [
     Case(tiny="ltx-t2v", like="ltx-video-0.9-2b", stock=_LTX_CALL, **_LTX),
     Case(tiny="ltx-i2v", like="ltx-video-0.9-2b", stock=_LTX_CALL, **_LTX, **_IMAGE),
@@ -72,6 +90,16 @@ CASES = [
         scheduler=FLOW,
         changes={"shift": 5.0},
         stock={"negative_prompt": ""},
+    ),
+    Case(
+        tiny="hunyuan15-i2v",
+        like="hunyuan-video-1.5-480p-i2v",
+        fps="24",
+        shaped=False,
+        scheduler=FLOW,
+        changes={"shift": 5.0},
+        stock={"negative_prompt": "", "num_frames": 9},
+        **_IMAGE,
     ),
     Case(tiny="cogvideox-t2v-ddim", like="cogvideox-2b", stock=_COG_CALL, **_COG),
     Case(tiny="cogvideox-t2v-dpm", like="cogvideox-5b", stock={**_COG_CALL, "use_dynamic_cfg": True}, **_COG, **_DPM),
@@ -112,20 +140,17 @@ CASES = [
         forwards=1,
         **_IMAGE,
     ),
-    Case(
-        tiny="animatediff-ddim",
-        like="animatediff-sd-1.5",
-        frames=8,
-        fps="8",
-        scheduler="DDIMScheduler",
-        changes={"beta_schedule": "linear", "clip_sample": False, "steps_offset": 1, "timestep_spacing": "linspace"},
-        stock={"guidance_scale": 7.5, "negative_prompt": "bad quality, worst quality, blurry"},
-        forwards=1,
-    ),
+    Case(**_ANIMATED),
 ]
 WAN, A14B = CASES[5], CASES[8]
 _STEERED: dict[str, Any] = {**_COND, "size": (32, 32)}
 _SEGMENTS = {"segment_frame_length": 5}
+_FILM: dict[str, Any] = {"slots": {"video": "film"}, "pictures": {"video": "film"}}
+# The row's VAE keeps frames 1 to 8 in its second latent frame, and that is where LTX-2 is told pictures of them.
+_FIRST, _SECOND = picture(32, 32, 0), picture(32, 32, 1)
+_ENDS = {"slots": {"image": "picture0", "last_image": "picture1"}, "kind": "animate"}
+_KEYED = {"slots": {"keyframes": "picture0"}, "kind": "animate"}
+_LTX2_COND: dict[str, Any] = {**_LTX2, "tiny": "ltx2-t2v", "pipeline": "LTX2ConditionPipeline", "forwards": 3}
 TASKS = [
     Case(stock=_COND_CALL, **_STEERED, **_IMAGE),
     Case(
@@ -136,15 +161,53 @@ TASKS = [
         **_STEERED,
     ),
     Case(
+        stock={**_COND_CALL, "conditions": [LTXVideoCondition(_FIRST), LTXVideoCondition(_SECOND, frame_index=8)]},
+        **_STEERED,
+        **_ENDS,
+    ),
+    Case(
+        stock={**_COND_CALL, "conditions": [LTXVideoCondition(_FIRST, frame_index=4)]},
+        **_STEERED,
+        **_KEYED,
+    ),
+    Case(
+        stock={**_LTX2_CALL, "conditions": [LTX2VideoCondition(_FIRST, 0), LTX2VideoCondition(_SECOND, 1)]},
+        **_LTX2_COND,
+        **_ENDS,
+    ),
+    Case(
+        stock={**_LTX2_CALL, "conditions": [LTX2VideoCondition(_FIRST, 1)]},
+        **_LTX2_COND,
+        **_KEYED,
+    ),
+    Case(
         tiny="wan21-t2v",
         like="wan-2.1-t2v-1.3b",
         pipeline="WanVideoToVideoPipeline",
         shaped=False,
         params={"strength": 0.5},
-        slots={"video": "film"},
-        pictures={"video": "film"},
         steps=2,
+        **_FILM,
         **_wan(3.0, 5.0, stock={"strength": 0.5, "width": 16, "height": 16}),
+    ),
+    Case(
+        tiny="cogvideox-t2v-ddim",
+        like="cogvideox-2b",
+        pipeline="CogVideoXVideoToVideoPipeline",
+        shaped=False,
+        params={"strength": 0.5},
+        stock={**_COG_CALL, "strength": 0.5, "width": 16, "height": 16},
+        steps=2,
+        **_FILM,
+        **_COG,
+    ),
+    Case(
+        pipeline="AnimateDiffVideoToVideoPipeline",
+        shaped=False,
+        params={"strength": 0.5},
+        steps=2,
+        **_FILM,
+        **{**_ANIMATED, "stock": {**_ANIMATED["stock"], "strength": 0.5, "width": 16, "height": 16}},
     ),
     Case(
         tiny="wan22-first-last-a14b",
@@ -158,6 +221,12 @@ TASKS = [
         slots={"video": "film", "mask": "film"},
         pictures={"video": "film", "mask": "film"},
         **_wan(3.0, 5.0, stock={"conditioning_scale": 1.0}),
+    ),
+    Case(
+        tiny="wan21-vace",
+        like="wan-2.1-vace-1.3b",
+        slots={"reference_images": "picture0"},
+        **_wan(3.0, 5.0, stock={"conditioning_scale": 1.0, "reference_images": [picture(16, 16, 0)]}),
     ),
     Case(
         tiny="hunyuan-i2v-concat",

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cases import A14B, CASES, WAN
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from workshop import Case, Workshop, equal, lora
 
 from framewright.errors import BadInput
@@ -35,21 +37,14 @@ def kept(workshop: Workshop, name: str, keys: dict[str, tuple[int, int]], **how:
 
 def stock(workshop: Workshop, case: Case, worn: list[tuple[Path, float]], **where: bool) -> Any:
     """What diffusers makes with these."""
-    plain = workshop.pipe
 
-    def pipe(one: Case) -> Any:
-        made = plain(one)
+    def put_on(pipe: Any) -> None:
         for index, (path, _) in enumerate(worn):
-            made.load_lora_weights(load_file(path), adapter_name=f"a{index}", **where)
-        network = made.transformer_2 if where else getattr(made, "transformer", None) or made.unet
+            pipe.load_lora_weights(load_file(path), adapter_name=f"a{index}", **where)
+        network = pipe.transformer_2 if where else getattr(pipe, "transformer", None) or pipe.unet
         network.set_adapters([f"a{index}" for index in range(len(worn))], [scale for _, scale in worn])
-        return made
 
-    workshop.pipe = pipe  # type: ignore[method-assign]
-    try:
-        return workshop.stock(case)
-    finally:
-        workshop.pipe = plain  # type: ignore[method-assign]
+    return workshop.stock(case, put_on)
 
 
 @pytest.mark.parametrize("name", OF_EACH)
@@ -105,6 +100,23 @@ def endless(path: Path) -> None:
     path.write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
 
 
+def talkative(path: Path) -> None:
+    with path.open("wb") as file:
+        file.write((9_000_000).to_bytes(8, "little") + b"{")
+        file.truncate(10_000_000)
+
+
+def of_dtype(path: Path, dtype: str, bits: int) -> None:
+    """Matrices of zeros that the header says are of that kind."""
+    shapes, tensors, end = {"A": [2, 24], "B": [24, 2]}, {}, 0
+    for side, shape in shapes.items():
+        begin, end = end, end + 48 * bits // 8
+        name = f"transformer.blocks.0.attn1.to_q.lora_{side}.weight"
+        tensors[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    head = json.dumps(tensors).encode()
+    path.write_bytes(len(head).to_bytes(8, "little") + head + bytes(end))
+
+
 def empty(path: Path) -> None:
     head = json.dumps({}).encode()
     path.write_bytes(len(head).to_bytes(8, "little") + head)
@@ -113,6 +125,15 @@ def empty(path: Path) -> None:
 WRONG = {
     "a pickle": (pickled, "a pickle"),
     "a header of 2^60 bytes": (endless, "claims 1152921504606846976 bytes"),
+    "a header of 9 MB": (talkative, "claims 9000000 bytes, more than the 8000000"),
+    **{
+        f"numbers of kind {dtype}": (partial(of_dtype, dtype=dtype, bits=bits), f"lora_A.weight is {dtype}")
+        for dtype, bits in {"F4": 4, "F8_E8M0": 8, "I64": 64, "C64": 64}.items()
+    },
+    "a scale of two parts": (
+        lambda path: save_file({"transformer.blocks.0.attn1.to_q.alpha": torch.tensor(1j)}, path),
+        "alpha is C64",
+    ),
     "nothing in it": (empty, "nothing in the file fits"),
     "of another base model": (lambda path: lora(path, OF_EACH["ltx-condition"]), "not one for this model"),
     "of another size": (lambda path: lora(path, dict.fromkeys(WAN_KEYS, (32, 32))), "has 24 channels"),
@@ -137,6 +158,20 @@ def test_what_is_no_lora_for_this_model_is_named(workshop: Workshop, what: str) 
     assert str(workshop.folder) not in caught.value.detail
     # The good one of the two is off again.
     assert equal(workshop.run(WAN, engine).frames, workshop.stock(WAN))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float8_e4m3fn])
+def test_one_may_be_of_narrow_numbers(workshop: Workshop, dtype: torch.dtype) -> None:
+    workshop.install(WAN)
+    path, layer = kept(workshop, "film", {}), "diffusion_model.blocks.0.self_attn.q"
+    narrow = {f"{layer}.lora_down.weight": torch.eye(2, 24), f"{layer}.lora_up.weight": torch.full((24, 2), 0.5)}
+    narrow = {name: tensor.to(dtype) for name, tensor in narrow.items()}
+    # Some trainers write scales as whole numbers.
+    save_file({**narrow, f"{layer}.alpha": torch.tensor(3)}, path)
+    made = workshop.run(WAN, loras=[{"name": "film"}])
+    save_file({name: tensor.float() for name, tensor in narrow.items()} | {f"{layer}.alpha": torch.tensor(3.0)}, path)
+    assert equal(workshop.run(WAN, loras=[{"name": "film"}]).frames, made.frames)
+    assert not equal(workshop.stock(WAN), made.frames)
 
 
 def test_a_name_that_nobody_keeps_is_named(workshop: Workshop) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,27 @@ import tiny
 import torch
 from cases import LTX_NO
 from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
+from runs import Watched
+from test_watch import Clock, phases
 from tiny import parts
 from torch.nn.functional import interpolate
 from workshop import PROMPT, SEED, STEPS, Case, Workshop, equal
 
 from framewright import catalogue
 from framewright.errors import EngineError
+from workers.diffusion import watch
+from workers.diffusion.pace import Pace
+from workers.diffusion.stepping import blocks
 from workers.engines.diffusion import Diffusion
 
 CASE = Case(
-    tiny="ltx-condition", like="ltx-video-0.9.8-13b", size=(96, 96), fps="30", max_tokens=16, params={"refine": True}
+    tiny="ltx-condition",
+    like="ltx-video-0.9.8-13b",
+    size=(96, 96),
+    fps="30",
+    max_tokens=16,
+    toml="upscaler = true\n",
+    params={"refine": True},
 )
 SECOND = 4
 """Four of its ten steps are left at a strength of 0.4."""
@@ -97,7 +109,30 @@ def test_the_last_steps_of_the_second_pass_are_as_many_as_the_row_counts() -> No
         assert facts.upscale.refining == 4
 
 
-def test_missing_weights_of_the_upscaler_are_named(workshop: Workshop, folder: Path) -> None:
-    shutil.rmtree(folder / "upscale")
-    with pytest.raises(EngineError, match="latent_upsampler is not there"):
-        workshop.run(CASE)
+@pytest.mark.parametrize("damage", [shutil.rmtree, lambda weights: (weights / "config.json").write_text("{}")])
+def test_weights_of_the_upscaler_are_looked_for_before_the_first_step(
+    workshop: Workshop, folder: Path, damage: Callable[[Path], object]
+) -> None:
+    damage(folder / "upscale" / "latent_upsampler")
+    seen = workshop.watched(CASE)
+    with pytest.raises(EngineError, match="upscaler"):
+        Diffusion().run(seen.run)
+    assert not seen.checkpoints
+    assert not [one for one in seen.reports if one.steps]
+
+
+def test_the_pace_is_that_of_the_second_pass_and_what_comes_between_is_told(
+    workshop: Workshop, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(watch, "Pace", lambda: Pace(clock))
+
+    def stop(seen: Watched) -> None:
+        clock.at += 1.0 if len(seen.checkpoints) < STEPS else 10.0
+
+    engine = Diffusion()
+    made = workshop.run(CASE, engine, stop=stop)
+    assert phases(made)[2:] == ["denoising", "upscaling", "denoising", "decoding", "encoding"]
+    assert engine._held is not None
+    (pipe,) = engine._held.loaded._pipes.values()
+    assert made.meta["step_s"] == 10.0 * len(blocks(pipe.transformer))

@@ -22,11 +22,13 @@ import torch
 from PIL import Image
 from runs import Watched, watched
 from safetensors.torch import save_file
+from tiny_rows import inline
 
 from framewright import catalogue, ids
+from framewright.given import AssetFacts
 from framewright.models.home import Home
 from framewright.params import JobRequest
-from framewright.plan import AssetFacts, Plan, plan
+from framewright.plan import Plan, plan
 from workers.diffusion.running import Generated
 from workers.engines import diffusion as engine
 from workers.engines.diffusion import Diffusion
@@ -40,6 +42,7 @@ _KINDS = {".png": ("image", "image/png"), ".mkv": ("video", "video/x-matroska")}
 class Case:
     """`slots`: what is given, `picture` or `film` and a number. `stock`, `pictures`, `scheduler` and its `changes` are
     of the stock call, `forwards` are those of a step. `call` stands in the row besides, where a tiny network needs it.
+    `dtypes` is the precision of its parts: 32 bits where the question is not what a row's own precision makes of it.
     """
 
     tiny: str
@@ -61,6 +64,7 @@ class Case:
     steps: int = STEPS
     forwards: int = 2
     call: Mapping[str, Any] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=lambda: {"default": "float32"})
 
     @property
     def name(self) -> str:
@@ -103,11 +107,6 @@ class Workshop:
         file = self.folder / "catalogue.toml"
         file.write_text("\n".join(entries))
         catalogue.install(file)
-        catalogue._own = tuple(
-            replace(row, diffusion=replace(row.diffusion, call={**row.diffusion.call, **case.call}))
-            for row, case in zip(catalogue._own, cases, strict=True)
-            if row.diffusion is not None
-        )
 
     def plan(self, case: Case, **params: Any) -> tuple[Plan, dict[str, Path | list[Path]]]:
         """The plan of a request for the case, and the files of its inputs."""
@@ -197,9 +196,10 @@ class Workshop:
         assert state["step"] == step
         return self.run(case, diffusion, resume=state, snapshot=self.kept(first, step), **how)
 
-    def stock(self, case: Case, **more: Any) -> np.ndarray:
-        """The frames of diffusers' own call."""
+    def stock(self, case: Case, change: Callable[[Any], object] = lambda _: None, **more: Any) -> np.ndarray:
+        """The frames of diffusers' own call, of a pipeline that `change` did something to."""
         pipe = self.pipe(case)
+        change(pipe)
         width, height = case.size
         words = {"prompt": PROMPT, **({"max_sequence_length": case.max_tokens} if case.max_tokens else {})}
         shape = {"width": width, "height": height, "num_frames": case.frames} if case.shaped else {}
@@ -216,7 +216,8 @@ class Workshop:
     def pipe(self, case: Case) -> Any:
         """Diffusers' own pipeline, with the scheduler that it should have."""
         kind = getattr(diffusers, case.pipeline or tiny.FAMILIES[case.tiny].pipeline)
-        pipe = kind.from_pretrained(self._build(case.tiny), local_files_only=True, use_safetensors=True)
+        dtypes = {part: getattr(torch, name) for part, name in case.dtypes.items()}
+        pipe = kind.from_pretrained(self._build(case.tiny), dtype=dtypes, local_files_only=True, use_safetensors=True)
         pipe.set_progress_bar_config(disable=True)
         if case.scheduler is not None:
             scheduler = getattr(diffusers, case.scheduler)
@@ -233,10 +234,12 @@ class Workshop:
         row = catalogue.named(case.like)
         frames = f"[model.frames]\nleast = {row.frames.offset or 1}\nmost = {max(row.frames.most, 0)}\n"
         sizes = f"[model.size]\nmultiple = {min(row.size.multiple, width)}\nleast = {min(width, height)}\n"
-        sizes += f'default = "{width}x{height}"\n'
+        sizes += f"base = {width}\n" if row.size.buckets else f'default = "{width}x{height}"\n'
         return (
-            f'[[model]]\nname = "{case.name}"\nlike = "{case.like}"\npath = "{path}"\ndtype = "float32"\n'
-            f"vram_mb = 0\n{tokens}{sizes}{frames}{case.toml}"
+            f'[[model]]\nname = "{case.name}"\nlike = "{case.like}"\npath = "{path}"\n'
+            f'dtype = "{case.dtypes["default"]}"\n'
+            f'vram_mb = 0\nlicence = {{ name = "none" }}\n{tokens}call = {inline(case.call)}\n'
+            f"{case.toml}{sizes}{frames}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import signal
 import subprocess
 import sys
@@ -152,6 +153,16 @@ def test_a_full_disk_is_told_as_one(tmp_path):
 def test_an_unknown_engine_is_named():
     with pytest.raises(EngineError, match="no engine named dream"):
         registry.load("dream")
+
+
+def test_what_an_engine_brings_is_not_searched_for_garbage_after_every_run():
+    gc.unfreeze()
+    registry.load("scripted")
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
+    with pytest.raises(EngineError):
+        registry.load("dream")
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize("name", [name for name in registry.ENGINES if name != "diffusion"])

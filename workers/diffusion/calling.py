@@ -11,8 +11,10 @@ from typing import Any, Final
 import torch
 from PIL import Image
 
-from framewright.catalogue.diffusion import Diffusion, Task
+from framewright.catalogue.diffusion import SCALES, Diffusion, Task
 from framewright.params import parse_size
+from workers.diffusion import hearing
+from workers.media.sound import Sound
 
 _GUIDER: Final = "guider"
 
@@ -38,7 +40,7 @@ class Media:
     reference_images: list[Image.Image] | None = None
     pose_video: list[Image.Image] | None = None
     face_video: list[Image.Image] | None = None
-    audio: torch.Tensor | None = None
+    audio: Sound | None = None
 
     def slots(self) -> set[str]:
         """The slots that hold something."""
@@ -74,24 +76,29 @@ def arguments(facts: Diffusion, pipe: Any, task: Task, params: Mapping[str, Any]
         if facts.max_tokens is not None:
             given["max_sequence_length"] = facts.max_tokens
     if facts.negative is not None:
-        given["negative_prompt"] = params.get("negative_prompt") or facts.negative
-    for rule, name in zip(facts.guidance, ("guidance", "guidance_2"), strict=False):
+        given["negative_prompt"] = negative(facts, params)
+    for rule, name in zip(facts.guidance, SCALES, strict=False):
         if rule.argument != _GUIDER:
             given[rule.argument] = float(params[name])
     given |= {knob.argument: params[knob.name] for knob in facts.knobs}
     if task == "v2v" and facts.strength is not None:
         strength = float(params["strength"])
         given[facts.strength.argument] = 1 - strength if facts.strength.kept else strength
-    return given | _conditioning(facts, task, media, int(params["frames"]))
+    frames = int(params["frames"])
+    given |= _conditioning(facts, task, media, frames)
+    if media.audio is not None and facts.audio_window is not None:
+        given[hearing.LATENTS] = hearing.latents(pipe, media.audio, frames / rate, facts.audio_window)
+    return given
+
+
+def negative(facts: Diffusion, params: Mapping[str, Any]) -> str | None:
+    """The negative prompt that is passed: the one asked for, or the row's; None where the pipeline takes none."""
+    return None if facts.negative is None else str(params.get("negative_prompt") or facts.negative)
 
 
 def segments(facts: Diffusion, params: Mapping[str, Any]) -> int:
     """How often the pipeline runs its loop: a long clip is made in segments that share frames with the one before."""
-    length: int | None = facts.call.get("segment_frame_length")
-    if length is None:
-        return 1
-    shared: int = facts.call.get("prev_segment_conditioning_frames", 1)
-    return max(1, -(-(int(params["frames"]) - shared) // (length - shared)))
+    return facts.segments(int(params["frames"]))
 
 
 def guide(facts: Diffusion, pipe: Any, params: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Final
 
 import torch
@@ -17,14 +18,24 @@ from torch.utils._pytree import tree_flatten, tree_map
 _PLAIN: Final = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
-class PromptCache:
-    """Answers of one model's `encode_prompt`, the least recently used dropped beyond `most` bytes."""
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """A tensor in the memory of the machine, and the device that it came from."""
 
-    def __init__(self, most: int = 256 << 20) -> None:
+    tensor: torch.Tensor
+    device: torch.device
+
+
+class PromptCache:
+    """Answers of one model's `encode_prompt`, kept off the device, the least recently used dropped beyond `most` bytes.
+
+    They are tens of megabytes for most models, and hundreds for those that use every layer of their text encoder.
+    """
+
+    def __init__(self, most: int = 1 << 30) -> None:
         self._most = most
         self._kept: OrderedDict[Any, Any] = OrderedDict()
         self._bytes = 0
-        self.hits = self.misses = 0
 
     @contextmanager
     def remembering(self, pipe: Any, words: str = "") -> Iterator[None]:
@@ -54,17 +65,14 @@ class PromptCache:
 
     def _answer(self, key: Any, encode: Any) -> Any:
         if key in self._kept:
-            self.hits += 1
             self._kept.move_to_end(key)
-        else:
-            self.misses += 1
-            answer = tree_map(_detached, encode())
-            self._kept[key] = answer
-            self._bytes += _size(answer)
-            while self._bytes > self._most and len(self._kept) > 1:
-                self._bytes -= _size(self._kept.popitem(last=False)[1])
-            return answer
-        return self._kept[key]
+            return tree_map(_back, self._kept[key])
+        answer = encode()
+        self._kept[key] = tree_map(_away, answer)
+        self._bytes += _size(self._kept[key])
+        while self._bytes > self._most:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return answer
 
 
 def _key(kind: str, given: dict[str, Any]) -> Any:
@@ -77,9 +85,14 @@ def _key(kind: str, given: dict[str, Any]) -> Any:
     return (kind, tuple(parts))
 
 
-def _detached(value: Any) -> Any:
-    return value.detach() if torch.is_tensor(value) else value
+def _away(value: Any) -> Any:
+    return _Away(value.detach().to("cpu", copy=True), value.device) if torch.is_tensor(value) else value
 
 
-def _size(answer: Any) -> int:
-    return sum(leaf.nbytes for leaf in tree_flatten(answer)[0] if torch.is_tensor(leaf))
+def _back(value: Any) -> Any:
+    """A copy, so that nobody changes what is kept."""
+    return value.tensor.to(value.device, copy=True) if isinstance(value, _Away) else value
+
+
+def _size(kept: Any) -> int:
+    return sum(leaf.tensor.nbytes for leaf in tree_flatten(kept)[0] if isinstance(leaf, _Away))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import gc
+import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 # Before diffusers is imported: nothing here may ask a hub, and nobody reads its bars and advice in a log.
 os.environ.update(
@@ -22,6 +24,8 @@ from framewright.catalogue.diffusion import Diffusion, Profile, Task
 from framewright.errors import EngineError
 from workers.diffusion.refining import Upscaler
 
+STORED: Final = torch.float8_e4m3fn
+"""What weights are kept in where a profile says 8 bits."""
 # What the libraries raise over weights and configurations that do not go together.
 _UNREADABLE = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
@@ -72,12 +76,20 @@ class Loaded:
         pipe.scheduler = self._scheduler_for(short_side, shift)
         return pipe
 
-    def tile(self) -> None:
-        """From now on the VAE decodes in tiles: slower, in a fraction of the memory."""
-        vae = self._pipes[self.facts.load_as].vae
-        vae.enable_tiling()
-        if hasattr(vae, "enable_slicing"):
-            vae.enable_slicing()
+    @property
+    def tiles(self) -> bool:
+        """Whether the VAE works in tiles."""
+        return bool(getattr(self._vae, "use_tiling", False))
+
+    @contextmanager
+    def tiled(self) -> Iterator[None]:
+        """While it lasts, the VAE works in tiles if it knows any: slower, in a fraction of the memory."""
+        before = {name: value for name, value in vars(self._vae).items() if name in {"use_tiling", "use_slicing"}}
+        self._tile()
+        try:
+            yield
+        finally:
+            vars(self._vae).update(before)
 
     def upscaler(self) -> Upscaler:
         """The network of the second stage; `EngineError` where its weights are not there or cannot be read."""
@@ -105,11 +117,24 @@ class Loaded:
         if name is None:
             raise EngineError(f"this model has no pipeline for {task}")
         first = self._pipes[self.facts.load_as]
-        known = next((pipe for pipe in self._pipes.values() if type(pipe).__name__ == name), None)
-        pipe = known if known is not None else _kind(name).from_pipe(first)
-        pipe.set_progress_bar_config(disable=True)
+        pipe = next((pipe for pipe in self._pipes.values() if type(pipe).__name__ == name), None)
+        if pipe is None:
+            pipe = _beside(first, _kind(name))
+            pipe.set_progress_bar_config(disable=True)
+            if self.profile.offload == "model":
+                # Only a pipeline that has put the hooks there itself moves what it used back when its run ends.
+                pipe.enable_model_cpu_offload(device=self.device)
         self._pipes[task] = pipe
         return pipe
+
+    @property
+    def _vae(self) -> Any:
+        return self._pipes[self.facts.load_as].vae
+
+    def _tile(self) -> None:
+        if self.facts.tiling:
+            self._vae.enable_tiling()
+            self._vae.enable_slicing()
 
     def _scheduler_for(self, short_side: int, asked: float | None) -> Any:
         rule = self.facts.scheduler
@@ -124,9 +149,7 @@ class Loaded:
         if profile.fp8:
             for name in ("transformer", "transformer_2"):
                 if (module := getattr(pipe, name, None)) is not None:
-                    module.enable_layerwise_casting(
-                        storage_dtype=torch.float8_e4m3fn, compute_dtype=getattr(torch, self.facts.dtypes["default"])
-                    )
+                    _store_in_eight_bits(module, getattr(torch, self.facts.dtypes["default"]))
         match profile.offload:
             case "none":
                 pipe.to(self.device)
@@ -138,9 +161,13 @@ class Loaded:
                     offload_type="block_level" if profile.offload == "group" else "leaf_level",
                     num_blocks_per_group=1,
                     use_stream=self.device.type == "cuda",
+                    # Blocks come when `forward` is called, and nobody calls that of a VAE.
+                    exclude_modules=[name for name in pipe.components if name.endswith("vae")]
+                    if profile.offload == "group"
+                    else None,
                 )
-        if profile.tiling and self.facts.tiling:
-            self.tile()
+        if profile.tiling:
+            self._tile()
 
 
 def _first_line(error: Exception) -> str:
@@ -152,6 +179,21 @@ def _kind(name: str) -> Any:
     if kind is None:
         raise EngineError(f"the installed diffusers {diffusers.__version__} has no {name}")
     return kind
+
+
+def _beside(first: Any, kind: Any) -> Any:
+    """A pipeline of that class over the modules of `first`, as they are: `from_pipe` of diffusers casts them all."""
+    held = {**first.config, **first.components}
+    return kind(**{name: held[name] for name in inspect.signature(kind.__init__).parameters if name in held})
+
+
+def _store_in_eight_bits(module: Any, computed: torch.dtype) -> None:
+    """The weights of most layers become 8 bits wide, and are widened at each call."""
+    module.enable_layerwise_casting(storage_dtype=STORED, compute_dtype=computed)
+    for layer in module.modules():
+        if any(weight.dtype == STORED for weight in layer.parameters(recurse=False)):
+            # In what a layer says it computes in, peft makes adapters for it; otherwise in what it is stored in.
+            layer.compute_dtype = computed
 
 
 def _read(facts: Diffusion, folder: Path, base: Path | None) -> Any:

@@ -22,6 +22,11 @@ from workers.engines.run import Run
 
 FOLDER: Final = "loras"
 """Below the models directory: where an operator keeps those that go by a name."""
+MOST_HEADER: Final = 8_000_000
+"""Bytes: hundreds of thousands for the matrices of a large model, and what trainers note about their pictures."""
+NUMBERS: Final = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
+_WHOLE: Final = frozenset({"I64", "I32", "I16", "I8", "U8"})
+"""What some trainers write scales in, which are single numbers."""
 _MATRIX: Final = re.compile(r"(?P<module>.+)\.lora_(?P<side>[AB])\.(?:default\.)?weight")
 Weights = dict[str, torch.Tensor]
 
@@ -41,7 +46,7 @@ class Asked:
 
 
 def gathered(run: Run) -> list[Asked]:
-    """The LoRAs of a run, each file's header checked; `BadInput` names the one that is not there or no safetensors."""
+    """The LoRAs of a run, each file's header checked; `BadInput` names the one that is not there or no such weights."""
     said: Sequence[Mapping[str, Any]] = run.params.get("loras") or ()
     given = run.inputs.get("loras") or []
     files = iter(given if isinstance(given, list) else [given])
@@ -50,10 +55,14 @@ def gathered(run: Run) -> list[Asked]:
         field = f"/params/loras/{index}"
         path = next(files) if one.get("asset") is not None else _kept(run, one["name"], field)
         try:
-            read_header(path)
+            tensors = read_header(path, MOST_HEADER).tensors
         except WeightsRefused as error:
             why = error.detail.replace(str(path), "the file")
             raise BadInput(f"these are no LoRA weights: {why}", field=field) from None
+        for name, tensor in tensors.items():
+            if tensor.dtype not in NUMBERS and (tensor.shape or tensor.dtype not in _WHOLE):
+                why = f"{name[:120]} is {tensor.dtype}, and it has to be one of {', '.join(sorted(NUMBERS))}"
+                raise BadInput(f"these are no LoRA weights: {why}", field=field)
         found.append(Asked(field, path, float(one["scale"]), one.get("into", "both")))
     return found
 
@@ -70,9 +79,10 @@ def applied(pipe: Any, rule: Lora | None, asked: Sequence[Asked]) -> Iterator[No
     # They freeze what they lie on, and kernels are chosen by that: the last bits of later runs would be others.
     learning = [weight for part in _loadable(pipe) for weight in part.parameters() if weight.requires_grad]
     try:
-        worn: dict[str, list[tuple[str, float]]] = {}
-        for index, one in enumerate(asked):
-            _put_on(pipe, rule, one, f"lora_{index}", worn)
+        with _unhooked(pipe):
+            worn: dict[str, list[tuple[str, float]]] = {}
+            for index, one in enumerate(asked):
+                _put_on(pipe, rule, one, f"lora_{index}", worn)
         for part, pairs in worn.items():
             network, names, scales = getattr(pipe, part), [name for name, _ in pairs], [scale for _, scale in pairs]
             if hasattr(network, "load_lora_adapter"):
@@ -91,6 +101,21 @@ def of_words(asked: Sequence[Asked]) -> str:
     return "" if not asked else repr([(one.digest(), one.scale) for one in asked])
 
 
+@contextmanager
+def _unhooked(pipe: Any) -> Iterator[None]:
+    """While it lasts, no part moves as a whole when it is called: diffusers would put such hooks back on its own,
+    one LoRA at a time and for the device that it guesses."""
+    if not getattr(pipe, "_all_hooks", None):
+        yield
+        return
+    device = pipe._offload_device
+    pipe.remove_all_hooks()
+    try:
+        yield
+    finally:
+        pipe.enable_model_cpu_offload(device=device)
+
+
 def _loadable(pipe: Any) -> list[torch.nn.Module]:
     parts = [getattr(pipe, name, None) for name in pipe._lora_loadable_modules]
     return [part for part in parts if part is not None]
@@ -104,7 +129,7 @@ def _kept(run: Run, name: str, field: str) -> Path:
 
 
 def _put_on(pipe: Any, rule: Lora, one: Asked, name: str, worn: dict[str, list[tuple[str, float]]]) -> None:
-    weights = load_file(one.path)
+    weights = _numbers(one.path)
     if not all(torch.isfinite(tensor.float()).all() for tensor in weights.values()):
         raise BadInput("the LoRA holds numbers that are none (NaN or infinite)", field=one.field)
     try:
@@ -120,6 +145,12 @@ def _put_on(pipe: Any, rule: Lora, one: Asked, name: str, worn: dict[str, list[t
         _load(pipe, one, weights, name, {})
         for part in parts:
             worn.setdefault(part, []).append((name, one.scale))
+
+
+def _numbers(path: Path) -> Weights:
+    """What the file holds; numbers of 8 bits, which nothing can be computed with, in 32."""
+    held = load_file(path).items()
+    return {name: tensor.float() if tensor.dtype.itemsize == 1 else tensor for name, tensor in held}
 
 
 def _load(pipe: Any, one: Asked, weights: Weights, name: str, where: Mapping[str, bool]) -> None:

@@ -1,4 +1,4 @@
-"""The files of a run as the pictures a pipeline is conditioned on, each brought to the size of the clip."""
+"""The files of a run as what a pipeline is conditioned on: pictures in the size of the clip, sound of its length."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from PIL import Image, ImageOps
 
 from workers.diffusion.calling import Keyframe, Media
 from workers.engines.run import Run
-from workers.media import footage, pictures
+from workers.media import footage, pictures, recording
+from workers.media.sound import Sound
 
 Pixels = tuple[int, int]
 
@@ -39,6 +40,7 @@ def gathered(run: Run, size: Pixels) -> Media:
         pose_video=_film(run, "pose_video", size),
         # Looked at in a square of its own, so a wide clip must not crop it.
         face_video=_film(run, "face_video", (min(size), min(size))),
+        audio=_sound(run, "audio"),
     )
 
 
@@ -69,3 +71,13 @@ def _film(run: Run, name: str, size: Pixels) -> list[Image.Image] | None:
         path, Fraction(run.params["fps"]), int(run.params["frames"]), size, field=f"/input/{name}", run=run
     )
     return list(frames)
+
+
+def _sound(run: Run, name: str) -> Sound | None:
+    """A sound, cut where the clip ends."""
+    path = run.inputs.get(name)
+    assert not isinstance(path, list)  # noqa: S101 - the catalogue row says so
+    if path is None:
+        return None
+    seconds = int(run.params["frames"]) / Fraction(run.params["fps"])
+    return recording.sound(path, seconds, field=f"/input/{name}", run=run)

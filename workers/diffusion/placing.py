@@ -3,51 +3,53 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 
 from framewright.catalogue.diffusion import Diffusion, Profile
 from framewright.catalogue.row import ModelRow
-from framewright.errors import InsufficientVram
+from framewright.errors import WeightsRefused
 from framewright.models.contents import check
+from framewright.models.estimate import loaded
 from framewright.models.home import Home
+from framewright.models.memory import MB, profile_for
+from framewright.params import parse_size
 from workers.diffusion.loading import Loaded
 
 HOST: Final = Profile(name="host", vram_mb=0)
 """On a machine without a GPU everything lies in its memory, which the system pages."""
-
-
 _AGAIN: Final = "framewright models verify"
 
 
-def profile_for(row: ModelRow, facts: Diffusion, vram_mb: int) -> Profile:
-    """The first of the row's profiles that fits in that much GPU memory; `InsufficientVram` names the least."""
-    for profile in facts.profiles:
-        if profile.vram_mb <= vram_mb:
-            return profile
-    least = min(profile.vram_mb for profile in facts.profiles)
-    raise InsufficientVram(
-        f"{row.name} needs a GPU with at least {least / 1000:g} GB, and this one has {vram_mb / 1000:g} GB"
-    )
+def placed(row: ModelRow, facts: Diffusion, home: Home, params: Mapping[str, Any], tighter: int = 0) -> Loaded:
+    """The row's model, read from its folder and placed for a clip of the size and length that `params` say.
 
-
-def placed(row: ModelRow, facts: Diffusion, home: Home) -> Loaded:
-    """The row's model, read from its folder; whatever `Home.ready` raises says which command mends it."""
+    `tighter` is how many ways to place it turned out to be too large for that.
+    What `Home.ready` raises, and `WeightsRefused`, say which command mends it; `InsufficientVram` says what it takes.
+    """
     folder = home.ready(row)
-    check(folder)
+    mend = f"put right what lies in {folder}" if facts.folder is not None else f"run: {_AGAIN} {row.name}"
+    try:
+        check(folder)
+    except WeightsRefused as error:
+        raise WeightsRefused(f"the weights of {row.name} are refused: {error.detail}; {mend}") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
     profile = HOST
     if device == "cuda":
-        profile = profile_for(row, facts, torch.cuda.get_device_properties(0).total_memory // 1_000_000)
+        vram_mb = torch.cuda.get_device_properties(0).total_memory // MB
+        work = prod(parse_size(params["size"])) * int(params["frames"])
+        profile = profile_for(row, vram_mb, loaded(facts, folder), work, tighter)
     return Loaded(
         facts,
         folder,
         base=folder / "base" if facts.base is not None and facts.folder is None else None,
         profile=profile,
         name=row.name,
-        mend=f"put right what lies in {folder}" if facts.folder is not None else f"run: {_AGAIN} {row.name}",
+        mend=mend,
         device=device,
         revision=home.look(row).revision or folder_revision(folder),
     )

@@ -17,14 +17,15 @@ from workers.diffusion.x0 import predicted
 class Look:
     """What a preview has to know: the model's family and layout of latents, and the clip's frames and size (px).
 
-    `decode_timestep` is for VAEs that are told how much noise is left (LTX-Video from 0.9.1 on). None is added here.
+    `decode_timestep` is what the row tells VAEs that want to know how much noise is left (LTX-Video from 0.9.1 on). No
+    noise is added here.
     """
 
     family: str
     layout: str
     frames: int
     size: tuple[int, int]
-    decode_timestep: float = 0.05
+    decode_timestep: float
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from framewright.params import parse_size
 
 def smaller(facts: Diffusion, upscale: Upscale, params: Mapping[str, Any]) -> dict[str, Any]:
     """What the first pass is called with instead: a size of whole latents not above `first` of the one asked."""
-    width, height = (_down(int(side * upscale.first), facts.latents.spatial) for side in parse_size(params["size"]))
+    width, height = upscale.smaller(parse_size(params["size"]), facts.latents.spatial)
     return {"width": width, "height": height, "output_type": "latent"}
 
 
@@ -31,7 +31,7 @@ def larger(
 
 
 class Upscaler:
-    """The network that enlarges latents, read from `folder` when it is first needed."""
+    """The network that enlarges latents, read from `folder`; `upscale` is what the row says of it."""
 
     def __init__(self, upscale: Upscale, folder: Path, pipe: Any, device: torch.device) -> None:
         from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
@@ -42,7 +42,7 @@ class Upscaler:
         network = LTXLatentUpsamplerModel.from_pretrained(
             weights, dtype=pipe.vae.dtype, local_files_only=True, use_safetensors=True
         )
-        self._upscale = upscale
+        self.upscale = upscale
         self._pipe = getattr(diffusers, upscale.pipeline)(vae=pipe.vae, latent_upsampler=network.to(device).eval())
 
     def enlarged(self, latents: torch.Tensor, small: Mapping[str, Any]) -> torch.Tensor:
@@ -51,8 +51,8 @@ class Upscaler:
             latents=latents,
             width=small["width"],
             height=small["height"],
-            adain_factor=self._upscale.adain,
-            tone_map_compression_ratio=self._upscale.tone_map,
+            adain_factor=self.upscale.adain,
+            tone_map_compression_ratio=self.upscale.tone_map,
             output_type="latent",
         )
         made: torch.Tensor = answer.frames
@@ -66,7 +66,3 @@ def scaled(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return frames
     one_by_one = [interpolate(frame[None].float(), (height, width), mode="bicubic", antialias=True) for frame in frames]
     return torch.cat(one_by_one).clamp_(0, 1)
-
-
-def _down(side: int, multiple: int) -> int:
-    return max(side // multiple, 1) * multiple

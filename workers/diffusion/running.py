@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from framewright.catalogue.diffusion import Task
+from framewright.catalogue.diffusion import Diffusion, Task
 from framewright.errors import EngineError
 from framewright.params import parse_size
-from workers.diffusion import refining
+from workers.diffusion import hearing, refining
 from workers.diffusion.caching import cached
 from workers.diffusion.calling import Media, arguments, generator, guide, segments
 from workers.diffusion.embeds import PromptCache
@@ -23,8 +23,9 @@ from workers.diffusion.stepping import Snapshot, Step, StepControl
 @dataclass(frozen=True, slots=True)
 class Generated:
     """Frames (T, 3, H, W) as floats in 0..1 on the device, sound (channels, samples) with its rate where there is any,
-    and what it took: `steps` finished, `resumed_from` of them before this run, `forwards` computed in it. Not `exact`
-    is one that went on from a snapshot without what a step cache held."""
+    and what it took: `steps` finished, `resumed_from` of them before this run, `forwards` computed in it. `tiled` says
+    that the VAE worked piece by piece (in tiles, or frame by frame). Not `exact` is one that went on from a snapshot
+    without what a step cache held."""
 
     frames: torch.Tensor
     sound: torch.Tensor | None
@@ -68,29 +69,29 @@ def generate(
 ) -> Generated:
     """Runs `pipe`, from `resume` on where there is one; `words` tells text encoders apart that were changed.
 
-    A VAE that runs out of memory decodes once more in tiles, from the last step and without a further forward.
+    A VAE that runs out of memory decodes once more piece by piece, from the last step and without a further forward.
     `torch.OutOfMemoryError` if that happens anywhere else, and whatever `on_step` and `check` raise.
     """
     facts = loaded.facts
+    # Before anything is computed: without it the first pass would be for nothing.
+    upscaler = loaded.upscaler() if params.get("refine") and facts.upscale is not None else None
     given = arguments(facts, pipe, task, params, media)
     guide(facts, pipe, params)
     passes = _Passes(loaded, pipe, params, prompts=prompts, on_step=on_step, check=check, words=words)
     begun, earlier = resume, resume.earlier if resume else None
-    if params.get("refine") and facts.upscale is not None:
-        small = {**given, **refining.smaller(facts, facts.upscale, params)}
+    if upscaler is not None:
+        small = {**given, **refining.smaller(facts, upscaler.upscale, params)}
         if earlier is None:
-            earlier, begun = passes.first(small, begun, facts.upscale.refining), None
-        latents = earlier["latents"].to(loaded.device)
-        with torch.inference_mode():
-            enlarged = loaded.upscaler().enlarged(latents, small)
-        given = refining.larger(facts.upscale, given, small, enlarged)
+            earlier, begun = passes.first(small, begun, upscaler.upscale.refining), None
+        enlarged = upscaler.enlarged(earlier["latents"].to(loaded.device), small)
+        given = refining.larger(upscaler.upscale, given, small, enlarged)
     answer, control, tiled = passes.last(given, begun, earlier)
     frames = _frames(answer)
-    sound = getattr(answer, "audio", None)
+    sound, rate = _sound(pipe, answer, media)
     return Generated(
-        frames=refining.scaled(frames, parse_size(params["size"])) if params.get("refine") else frames,
-        sound=None if sound is None else sound[0].float().cpu(),
-        rate=None if sound is None else int(pipe.vocoder.config.output_sampling_rate),
+        frames=refining.scaled(frames, parse_size(params["size"])) if upscaler is not None else frames,
+        sound=sound,
+        rate=rate,
         steps=control.steps + (int(earlier["steps"]) if earlier else 0),
         resumed_from=resume.reached if resume else 0,
         forwards=passes.forwards,
@@ -128,17 +129,18 @@ class _Passes:
     def last(
         self, given: Mapping[str, Any], begin: Snapshot | None, earlier: Mapping[str, Any] | None
     ) -> tuple[Any, StepControl, bool]:
-        """The pass that ends with frames, and whether they had to be decoded in tiles."""
+        """The pass that ends with frames, and whether they were decoded piece by piece."""
         control, seeded = self._controlled(given, begin, earlier, 0)
+        pieces = _in_pieces(self._loaded.facts, given)
         try:
-            return self._call(given, control, seeded), control, False
+            return self._call(given, control, seeded), control, self._loaded.tiles
         except torch.OutOfMemoryError:
-            if not self._loaded.facts.tiling or control.steps == 0 or control.steps != control.total:
+            if pieces is None or control.steps == 0 or control.steps != control.total:
                 raise
         self._loaded.free()
-        self._loaded.tile()
-        control, seeded = self._controlled(given, self._final or begin, earlier, 0)
-        return self._call(given, control, seeded), control, True
+        control, seeded = self._controlled(pieces, self._final or begin, earlier, 0)
+        with self._loaded.tiled():
+            return self._call(pieces, control, seeded), control, True
 
     def _controlled(
         self, given: Mapping[str, Any], begin: Snapshot | None, earlier: Mapping[str, Any] | None, after: int
@@ -158,7 +160,7 @@ class _Passes:
             _computed(control.last, self._loaded.mend)
             total = control.total or control.steps
             reached = Reached(control, before + control.steps, before + total + after, size, earlier)
-            if control.steps == total and not after and facts.tiling:
+            if control.steps == total and not after:
                 self._final = reached.snapshot()
             self._on_step(reached)
 
@@ -177,13 +179,22 @@ class _Passes:
         with ExitStack() as stack:
             stack.callback(self._count, control)
             stack.enter_context(self._prompts.remembering(self._pipe, self._words))
+            stack.enter_context(hearing.held(self._pipe, given))
             stack.enter_context(cached(self._pipe, self._params.get("cache")))
             stack.enter_context(control)
-            stack.enter_context(torch.inference_mode())
+            # Not in inference mode: weights that a profile moves or casts in it cannot be changed outside any more.
+            stack.enter_context(torch.no_grad())
             return self._pipe(**given, generator=seeded)
 
     def _count(self, control: StepControl) -> None:
         self.forwards += control.forwards
+
+
+def _in_pieces(facts: Diffusion, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The call whose VAE needs the least memory; None where it has no other way of working."""
+    if "decode_chunk_size" in given:
+        return {**given, "decode_chunk_size": 1}
+    return given if facts.tiling else None
 
 
 def _computed(step: Step | None, mend: str) -> None:
@@ -193,6 +204,14 @@ def _computed(step: Step | None, mend: str) -> None:
     answer = step.output[0] if isinstance(step.output, tuple) else step.output.prev_sample
     if not torch.isfinite(answer).all():
         raise EngineError(f"the model computes no numbers (NaN), as damaged weights do; {mend}")
+
+
+def _sound(pipe: Any, answer: Any, media: Media) -> tuple[torch.Tensor | None, int | None]:
+    """The sound of a clip and its rate: the one it was made to, as it was given, else what the model made."""
+    if media.audio is not None:
+        return torch.from_numpy(media.audio.samples), media.audio.rate
+    made = getattr(answer, "audio", None)
+    return (None, None) if made is None else (made[0].float().cpu(), int(pipe.vocoder.config.output_sampling_rate))
 
 
 def _frames(answer: Any) -> torch.Tensor:

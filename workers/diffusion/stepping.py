@@ -77,14 +77,19 @@ class Snapshot:
         return self.step + (int(self.earlier["steps"]) if self.earlier else 0)
 
     def save(self, path: Path) -> None:
-        """Writes it beside `path` first, so that a file of that name is always whole."""
+        """Writes it beside `path` first, so that a file of that name is always whole; an `OSError` leaves nothing."""
         body = io.BytesIO()
         torch.save({name: getattr(self, name) for name in self.__slots__}, body)
         partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(HEAD + sha256(body.getbuffer()).digest())
-            file.write(body.getbuffer())
-        partial.replace(path)
+        try:
+            with partial.open("wb") as file:
+                file.write(HEAD + sha256(body.getbuffer()).digest())
+                file.write(body.getbuffer())
+            partial.replace(path)
+        except OSError:
+            # What there is of it would keep a full disk full.
+            partial.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -214,7 +219,7 @@ class StepControl:
         else:
             self._undo.callback(setattr, module, "forward", shadowed)
         if self._check is not None:
-            for block in _blocks(module):
+            for block in blocks(module):
                 self._undo.callback(block.register_forward_pre_hook(self._before_block).remove)
 
     def _before_block(self, *_: object) -> None:
@@ -298,7 +303,7 @@ class StepControl:
             self._on_step(self)
 
 
-def _blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
+def blocks(module: torch.nn.Module) -> list[torch.nn.Module]:
     """What a denoiser repeats: the members of its own module lists."""
     return [block for held in module.children() if isinstance(held, torch.nn.ModuleList) for block in held]
 

@@ -9,39 +9,52 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
+import diffusers
 import torch
+import transformers
 from PIL import Image
 
 from framewright import catalogue
 from framewright.catalogue.diffusion import Diffusion as Facts
 from framewright.catalogue.row import ModelRow
-from framewright.errors import EngineError, Yielded
+from framewright.errors import EngineError
 from framewright.jobs import Phase, Progress
+from framewright.models.manifest import Manifest
 from framewright.params import parse_size
-from workers.diffusion import binding, loras, media, previews
+from workers.diffusion import binding, loras, media
+from workers.diffusion.calling import negative, segments
 from workers.diffusion.embeds import PromptCache
 from workers.diffusion.loading import Loaded
+from workers.diffusion.loras import Asked
+from workers.diffusion.pace import Ending
 from workers.diffusion.placing import placed
 from workers.diffusion.previews import Look
-from workers.diffusion.running import Generated, Reached, check_shape, generate
+from workers.diffusion.running import Generated, check_shape, generate
 from workers.diffusion.stepping import BadSnapshot, Snapshot
+from workers.diffusion.watch import DENOISED, LOADED, SNAPSHOT, Watch
 from workers.engines.run import Output, Run
 from workers.media import clip, tags
 from workers.media.clip import Shape
 from workers.media.sound import Sound
 
-SNAPSHOT: Final = "snapshot.pt"
-PREVIEW_S: Final = 2.0
 CHUNK: Final = 8
 """Frames that leave the device at a time."""
-_LOADED, _DENOISED = 0.05, 0.85  # of the fraction
 _log = logging.getLogger(__name__)
+
+
+class Held(NamedTuple):
+    """The model in memory, with the commits of all repositories that its weights came from."""
+
+    name: str
+    loaded: Loaded
+    revisions: Mapping[str, str]
+    ending: Ending
 
 
 class Diffusion:
@@ -50,8 +63,11 @@ class Diffusion:
     name: ClassVar[str] = "diffusion"
 
     def __init__(self) -> None:
-        self._held: tuple[str, Loaded] | None = None
+        self._held: Held | None = None
         self._prompts = PromptCache()
+        # Nobody sees them move in a log.
+        diffusers.utils.logging.disable_progress_bar()
+        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     def run(self, run: Run) -> list[Output]:
         row = catalogue.named(run.model)
@@ -59,30 +75,35 @@ class Diffusion:
         if facts is None:
             raise EngineError(f"{row.name} is not a diffusion model")
         run.report(Progress(0.0, Phase.LOADING_MODEL))
-        loaded = self._ready(row, facts, run)
+        held = self._ready(row, facts, run)
+        loaded, params = held.loaded, run.params
         run.stop()
-        run.report(Progress(_LOADED, Phase.ENCODING_PROMPT))
-        params = run.params
-        task, size = params["task"], parse_size(params["size"])
+        run.report(Progress(LOADED, Phase.ENCODING_PROMPT))
+        task, size, frames = params["task"], parse_size(params["size"]), int(params["frames"])
         given, worn = media.gathered(run, size), loras.gathered(run)
         pipe = loaded.pipe(task, min(size), params.get("flow_shift"))
+        digests = [one.digest() for one in worn]
         bound = binding.digest(
             model=row.name,
-            revision=loaded.revision,
+            facts=facts,
+            revisions=held.revisions,
             task=task,
+            pipeline=type(pipe).__name__,
             params=params,
             inputs=[_digest(path) for path in _files(run.inputs)],
-            loras=[one.digest() for one in worn],
+            loras=digests,
             scheduler=dict(pipe.scheduler.config),
-            dtypes=facts.dtypes,
             profile=loaded.profile.name,
             device=loaded.device,
         )
         begin = _resumed(run, bound)
+        reached = begin.reached if begin else 0
         if run.resume is not None:
-            run.resumed(begin.reached if begin else 0, begin.exact if begin else True)
-        look = Look(facts.family, facts.latents.layout, int(params["frames"]) + facts.dropped, size)
-        watch = _Watch(run, pipe, look, bound)
+            run.resumed(reached, begin.exact if begin else True)
+        noise = float(facts.call.get("decode_timestep", 0.0))
+        look = Look(facts.family, facts.latents.layout, frames + facts.dropped, size, noise)
+        count = segments(facts, params)
+        watch = Watch(run, loaded, pipe, look, held.ending, bound=bound, segments=count, reached=reached)
         with loras.applied(pipe, facts.lora, worn):
             made = generate(
                 loaded,
@@ -96,68 +117,35 @@ class Diffusion:
                 resume=begin,
                 words=loras.of_words(worn),
             )
-        check_shape(made.frames, size, int(params["frames"]), loaded.mend)
-        return _written(run, row, loaded.revision, made, watch.step_s)
+        check_shape(made.frames, size, frames, loaded.mend)
+        decoded_at = time.monotonic()
+        outputs = _written(run, held, made, {"step_s": watch.step_s, **_how(held, pipe, params, worn, digests)})
+        if made.forwards:
+            encoding_s, decoding_s = time.monotonic() - decoded_at, decoded_at - watch.denoised_at
+            work = frames * size[0] * size[1]
+            held.ending.learn(work, params["format"], decoding_s=decoding_s, encoding_s=encoding_s)
+        return outputs
 
-    def _ready(self, row: ModelRow, facts: Facts, run: Run) -> Loaded:
-        if self._held is not None and self._held[0] == row.name:
-            return self._held[1]
+    def _ready(self, row: ModelRow, facts: Facts, run: Run) -> Held:
+        if self._held is not None and self._held.name == row.name:
+            return self._held
         if self._held is not None:
             # Not all of its memory would come back; the supervisor gives each model a process of its own.
-            raise EngineError(f"this runner holds {self._held[0]} and cannot load {row.name}")
+            raise EngineError(f"this runner holds {self._held.name} and cannot load {row.name}")
         if run.models is None:
             raise EngineError("this worker does not know where its models lie")
         begun = time.monotonic()
-        loaded = placed(row, facts, run.models)
+        manifest = run.models.look(row).manifest
+        loaded = placed(row, facts, run.models, run.params, run.tighter)
         _log.info("loaded %s in %.1f s", row.name, time.monotonic() - begun)
-        self._held = (row.name, loaded)
-        return loaded
+        self._held = Held(row.name, loaded, _revisions(manifest, loaded), Ending())
+        return self._held
 
 
-class _Watch:
-    """What a run tells the world after each step, and how it hears that it is to stop."""
-
-    def __init__(self, run: Run, pipe: Any, look: Look, bound: str) -> None:
-        self._run, self._pipe, self._look, self._bound = run, pipe, look, bound
-        self._first: tuple[int, float] | None = None
-        self.step_s: float | None = None
-        """Seconds a step of this run, the first one aside, which pays for much else."""
-        self._shown = time.monotonic()
-
-    def between_blocks(self) -> None:
-        # A drain waits for the end of the step, a cancel does not.
-        try:
-            self._run.stop()
-        except Yielded:
-            return
-
-    def stepped(self, reached: Reached) -> None:
-        now, step, total = time.monotonic(), reached.step, reached.steps
-        self._first = self._first or (step, now)
-        done = step - self._first[0]
-        self.step_s = (now - self._first[1]) / done if done else None
-        left = self.step_s * (total - step) if self.step_s is not None else None
-        part = _LOADED + (_DENOISED - _LOADED) * step / total
-        self._run.report(Progress(part, Phase.DENOISING, step=step, steps=total, eta_s=left))
-        if step < total and now - self._shown >= PREVIEW_S:
-            self._shown = now
-            self._show(reached)
-        self._keep(reached)
-        self._run.stop()
-
-    def _show(self, reached: Reached) -> None:
-        last, look = reached.control.last, replace(self._look, size=reached.size)
-        picture = previews.picture(self._pipe, last, look) if last else None
-        if picture is not None:
-            small, width, height = clip.jpeg(picture, clip.PREVIEW_SIDE, 72)
-            self._run.preview(small, "image/jpeg", width, height)
-
-    def _keep(self, reached: Reached) -> None:
-        path = self._run.workdir / SNAPSHOT
-        snapshot = reached.snapshot()
-        snapshot.save(path)
-        state = {"plan": self._bound, "step": reached.step, "exact": snapshot.exact}
-        self._run.checkpoint(state, [path])
+def _revisions(manifest: Manifest | None, loaded: Loaded) -> Mapping[str, str]:
+    if manifest is None:
+        return {"folder": loaded.revision}
+    return {part: source.revision for part, source in manifest.sources.items()}
 
 
 def _resumed(run: Run, bound: str) -> Snapshot | None:
@@ -182,7 +170,28 @@ def _files(inputs: Mapping[str, Path | list[Path]]) -> Iterator[Path]:
         yield from value if isinstance(value, list) else [value]
 
 
-def _written(run: Run, row: ModelRow, revision: str, made: Generated, step_s: float | None) -> list[Output]:
+def _how(
+    held: Held, pipe: Any, params: Mapping[str, Any], worn: Sequence[Asked], digests: Sequence[str]
+) -> dict[str, Any]:
+    """What decided the clip besides the request, and what the request left open."""
+    loaded, facts = held.loaded, held.loaded.facts
+    how: dict[str, Any] = {
+        "profile": loaded.profile.name,
+        "dtype": facts.dtypes["default"],
+        "device": binding.device_name(loaded.device),
+        "versions": binding.versions(),
+    }
+    if worn:
+        pairs = zip(worn, digests, strict=True)
+        how["loras"] = [{"sha256": digest, "scale": one.scale, "into": one.into} for one, digest in pairs]
+    if facts.negative is not None:
+        how["negative_prompt"] = negative(facts, params)
+    if facts.scheduler.shift is not None:
+        how["flow_shift"] = pipe.scheduler.config[facts.scheduler.shift]
+    return how
+
+
+def _written(run: Run, held: Held, made: Generated, how: Mapping[str, Any]) -> list[Output]:
     params = run.params
     shape = Shape(
         *parse_size(params["size"]),
@@ -191,9 +200,10 @@ def _written(run: Run, row: ModelRow, revision: str, made: Generated, step_s: fl
         quality=int(params["quality"]),
         codec=params["format"],
         phase=Phase.ENCODING,
-        begun=_DENOISED,
+        begun=DENOISED,
+        black=False,
     )
-    told = {"model": row.name, "revision": revision, "seed": params["seed"], "params": dict(params)}
+    told = {"model": held.name, "revision": held.loaded.revision, "seed": params["seed"], "params": dict(params)}
     outputs = clip.write(
         run,
         shape,
@@ -203,11 +213,12 @@ def _written(run: Run, row: ModelRow, revision: str, made: Generated, step_s: fl
     )
     facts = {
         **told,
+        **how,
         "steps": made.steps,
         "resumed_from_step": made.resumed_from,
         "forwards": made.forwards,
         "exact": made.exact,
-        "step_s": step_s,
+        "tiled": made.tiled,
     }
     return [replace(outputs[0], meta={**outputs[0].meta, **facts}), *outputs[1:]]
 

@@ -68,15 +68,16 @@ class Run:
     list. `workdir` is private to the attempt, empty apart from what a resume brought, and gone afterwards. `attempt`
     starts at 1.
 
-    `model` is the name of a catalogue row, and `models` where weights lie, for the engines that need them.
+    `model` is the name of a catalogue row, and `models` where weights lie, for the engines that need them. `tighter`
+    says how often the step ran out of memory on this worker: so many ways to place the model did not do.
 
     `report` takes a full snapshot and is cheap enough to call for every frame. `preview(bytes, mime, width, height)`
     shows a small picture to whoever watches and may drop it. `checkpoint(state, files)` lets a later attempt go on
-    from here: it finds `state` as `resume` and the files, under their names, in its workdir. It then calls
-    `resumed(step, exact)`: the finished step that it goes on from (0 when it could not use what it found), and whether
-    what follows is the same to the bit. `stop` raises `Canceled`
-    or `Yielded` once the run should end, so engines call it at every boundary and between calls that take long; it
-    does not interrupt a call that is already under way.
+    from here: it finds `state` as `resume` and the files, under their names, in its workdir. The files are taken away;
+    where the disk is full, the checkpoint is lost and nothing else. The later attempt calls `resumed(step, exact)`: the
+    finished step that it goes on from (0 when it could not use what it found), and whether what follows is the same to
+    the bit. `stop` raises `Canceled` or `Yielded` once the run should end, so engines call it at every boundary and
+    between calls that take long; it does not interrupt a call that is already under way.
     """
 
     job: str
@@ -93,6 +94,7 @@ class Run:
     resume: Mapping[str, Any] | None = None
     model: str = ""
     models: Home | None = None
+    tighter: int = 0
     ffmpeg: Path | None = None
     max_pixels: int = 33_177_600
 

@@ -1,7 +1,7 @@
 """`scripted`: an engine for tests. Its frames say who made them, and it misbehaves when the params tell it to.
 
-`crash_at`, `hang_at`, `oom_at` and `raise_at` name the step (from 1) at which it happens, `fill_disk` comes before the
-first; `stubborn`, `no_progress` and `garbage` hold for the whole run. All of them only on attempts up to
+`crash_at`, `hang_at`, `oom_at`, `raise_at` and `unfit_at` name the step (from 1) at which it happens, `fill_disk` comes
+before the first; `stubborn`, `no_progress` and `garbage` hold for the whole run. All of them only on attempts up to
 `until_attempt`.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from framewright.errors import EngineError
+from framewright.errors import EngineError, ModelNotReady
 from framewright.jobs import Phase, Progress
 from framewright.params import parse_size
 from workers.engines.run import Expected, Output, Run
@@ -59,7 +59,8 @@ class Scripted:
         shape = Shape(*size, fps, int(run.params["frames"]), begun=_STEPS_PART)
         if script.bad("garbage"):
             return [_garbage(run, shape)]
-        return clip.write(script.as_told(), shape, partial(_frames, run, shape))
+        first, *others = clip.write(script.as_told(), shape, partial(_frames, run, shape))
+        return [replace(first, meta={**first.meta, "tighter": run.tighter}), *others]
 
 
 class _Script:
@@ -124,6 +125,8 @@ class _Script:
             raise MemoryError("the script asked for more memory than there is")
         if step == self.bad("raise_at"):
             raise EngineError("the script asked for an error")
+        if step == self.bad("unfit_at"):
+            raise ModelNotReady("this worker lacks the weights; run: framewright models pull scripted")
 
     def _fill_disk(self) -> None:
         """Write until the scratch space is used up; after 4 GiB it is taken as full, and so said."""

@@ -42,7 +42,8 @@ class Shape:
     `codec` is hevc, h264, any of these two, prores, webm, gif, or png for a ZIP of numbered frames.
 
     `frames` is how many are expected, for progress; how many came is what counts in the end. `begun` is the fraction
-    of the run that lies behind it when the first frame comes.
+    of the run that lies behind it when the first frame comes. `black` says that a clip of nothing but black is right
+    where all that came is black, as it is where a source was.
     """
 
     width: int
@@ -53,6 +54,7 @@ class Shape:
     codec: str = "hevc"
     phase: Phase = Phase.RENDERING
     begun: float = 0.0
+    black: bool = True
 
 
 def write(
@@ -276,7 +278,7 @@ class _Watch:
             fps=f"{fps.numerator}/{fps.denominator}",
             duration_s=float(self.seen / fps),
             codec=codec,
-            black=self._black,
+            black=self._shape.black and self._black,
             sound=self._heard(file, sound) if sound is not None and file.sound is not None else None,
         )
         path = self._run.workdir / f"{name}.{file.ending}"

@@ -27,7 +27,7 @@ def frames(
     width, height = size
     source, raw = run.workdir / "footage", run.workdir / "footage.rgb"
     try:
-        _beside(path, source)
+        beside(path, source)
         # ffmpeg keeps the picture's shape, then cuts what is over.
         fit = f"scale={width}:{height}:force_original_aspect_ratio=increase:flags=lanczos,crop={width}:{height}"
         rate = f"{fps.numerator}/{fps.denominator}"
@@ -50,7 +50,7 @@ def frames(
         raw.unlink(missing_ok=True)
 
 
-def _beside(path: Path, place: Path) -> None:
+def beside(path: Path, place: Path) -> None:
     """Puts a file where the boxed ffmpeg can see it."""
     try:
         os.link(path, place)

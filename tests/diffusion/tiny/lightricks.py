@@ -151,12 +151,14 @@ def _ltx2(pipeline: str) -> Any:
     audio_vae = parts.seeded(
         diffusers.AutoencoderKLLTX2Audio,
         base_channels=4,
-        ch_mult=(1,),
+        ch_mult=(1, 1, 1),
         num_res_blocks=1,
         resolution=32,
         latent_channels=2,
         mel_bins=8,
     )
+    parts.spread(audio_vae.latents_mean, -0.4, 0.4)
+    parts.spread(audio_vae.latents_std, 0.6, 1.4)
     vocoder = parts.seeded(
         LTX2Vocoder,
         in_channels=16,
