@@ -35,7 +35,7 @@ up: $(VENV)/.installed ## Run the whole service here until Ctrl-C (ARGS="--port 
 	@exec $(BIN)/framewright up --data "$(DATA)/up" $(ARGS)
 
 test: $(VENV)/.developer ## Run the whole suite on real servers (ARGS="-k cancel" for some of it)
-	@$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.developer ## Check style
 	@$(BIN)/ruff check $(CODE)

@@ -21,6 +21,16 @@ from framewright.settings import Settings
 PEPPER = "pepper-of-the-tests-0123456789abcdef"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that wait most come first: what computes then fills the gaps, and none of them is left for the end."""
+    waits: dict[Path, tuple[float, bool]] = {}
+    for item in items:
+        allowed = item.get_closest_marker("timeout")
+        found = (float(allowed.args[0]) if allowed else 0.0, item.get_closest_marker("fault") is not None)
+        waits[item.path] = max(waits.get(item.path, found), found)
+    items.sort(key=lambda item: waits[item.path], reverse=True)
+
+
 @pytest.fixture(scope="session")
 def data_home() -> Iterator[Path]:
     """A directory for data directories: as deep as any, and gone after the run."""
