@@ -1,15 +1,18 @@
-"""A process that pays for `import diffusers` once and gives birth to those that are killed and those that resume.
+"""A process that reads each model once and gives birth to those that are killed over it and those that take over.
 
-Reads lines of JSON `{"name", "folder", "snapshot", "mode"}` and answers each with one: `{"signal"}` for `mode` "die",
-and `{"digest", "forwards", "resumed"}` for `mode` "resume". It computes nothing itself, so its children begin clean.
+Reads lines of JSON `{"name", "folder", "snapshot", "mode", "cut"}` and answers each with one: `{"signal"}` for `mode`
+"die", and what came out, with `{"exit"}`, for `mode` "resume". It runs no model itself, so its children begin clean.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import sys
+from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +22,13 @@ import tiny
 
 from workers.diffusion.stepping import Snapshot, StepControl
 
-DIES_AFTER = 4
 
-
-def die(name: str, folder: Path, path: Path) -> None:
-    """Saves every step and is killed in the middle of the one after `DIES_AFTER`."""
-    pipe, generator = tiny.load(folder), tiny.seeded()
+def die(pipe: Any, name: str, path: Path, cut: int) -> None:
+    """Saves every step and is killed between two blocks of the step after `cut`."""
+    generator, blocks = tiny.seeded(), count()
 
     def check() -> None:
-        if under.steps == DIES_AFTER:
+        if under.steps == cut and next(blocks) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def keep(under: StepControl) -> None:
@@ -37,10 +38,25 @@ def die(name: str, folder: Path, path: Path) -> None:
         shelves.call(pipe, name, generator)
 
 
-def resume(name: str, folder: Path, path: Path) -> dict[str, Any]:
+def resume(pipe: Any, name: str, path: Path) -> dict[str, Any]:
     snapshot = Snapshot.load(path)
-    clip, _, forwards = shelves.resumed(tiny.load(folder), name, snapshot)
-    return {"digest": clip.digest, "forwards": forwards, "resumed": snapshot.step}
+    clip, under, computed = shelves.resumed(pipe, name, snapshot)
+    return {
+        "digest": clip.digest,
+        "from": snapshot.step,
+        "steps": under.steps,
+        "forwards": len(computed),
+        "counted": [under.forwards, under.replayed],
+        "denoisers": sorted(set(computed)),
+    }
+
+
+@lru_cache(maxsize=1)
+def model(folder: str) -> Any:
+    """The weights of `folder`, from disk, with all that reading them imports."""
+    pipe = tiny.load(Path(folder))
+    gc.freeze()  # or every child would copy what it never touches
+    return pipe
 
 
 def main() -> None:
@@ -48,11 +64,11 @@ def main() -> None:
         getattr(diffusers, one.pipeline)  # diffusers imports its pipelines when they are first asked for
     for line in sys.stdin:
         asked = json.loads(line)
-        given = asked["name"], Path(asked["folder"]), Path(asked["snapshot"])
+        given = model(asked["folder"]), asked["name"], Path(asked["snapshot"])
         reading, writing = os.pipe()
         child = os.fork()
         if child == 0:
-            answer = die(*given) if asked["mode"] == "die" else resume(*given)
+            answer = die(*given, asked["cut"]) if asked["mode"] == "die" else resume(*given)
             os.write(writing, json.dumps(answer).encode())
             os._exit(0)
         os.close(writing)

@@ -19,12 +19,11 @@ from workers.diffusion.stepping import DENOISERS, Snapshot, StepControl
 from workers.diffusion.x0 import predicted
 
 STEPS = 6
-CUTS = (1, 3, 5, 6)
-CASES = [
-    (name, cut)
+CUTS = {
+    name: [STEPS * segment + step for segment in range(one.segments) for step in (1, 3, 5)]
     for name, one in tiny.FAMILIES.items()
-    for cut in (*CUTS, *(STEPS * (one.segments - 1) + cut for cut in CUTS if one.segments > 1))
-]
+}
+"""After how many steps a run dies: early, in the middle and before the last, in each of its segments."""
 
 
 class Stopped(Exception):
@@ -107,23 +106,22 @@ class Shelf:
             del log[before:]
             journal.total = under.total
 
-        # As the engine does it; the stock call above is diffusers' own no_grad.
-        with control(pipe, name, generator, on_step=on_step) as under, torch.inference_mode():
+        with control(pipe, name, generator, on_step=on_step) as under:
             journal.clip = Clip.of(call(pipe, name, generator, num_inference_steps=steps))
         journal.forwards, journal.decoded = under.forwards, log
         return journal
 
-    def resume(self, name: str, snapshot: Snapshot, **kwargs: Any) -> tuple[Clip, StepControl, int]:
-        """The clip of a new pipeline that goes on from `snapshot`, and how many forwards computed."""
+    def resume(self, name: str, snapshot: Snapshot, **kwargs: Any) -> tuple[Clip, StepControl, list[str]]:
+        """The clip of a new pipeline that goes on from `snapshot`, and the denoiser of each forward that computed."""
         pipe = self.load(name)
         return resumed(pipe, name, snapshot, **kwargs)
 
 
-def resumed(pipe: Any, name: str, snapshot: Snapshot, **kwargs: Any) -> tuple[Clip, StepControl, int]:
+def resumed(pipe: Any, name: str, snapshot: Snapshot, **kwargs: Any) -> tuple[Clip, StepControl, list[str]]:
     generator, computed = tiny.seeded(), counted(pipe)
     with control(pipe, name, generator, resume=snapshot, **kwargs) as under:
         clip = Clip.of(call(pipe, name, generator))
-    return clip, under, len(computed)
+    return clip, under, computed
 
 
 def call(pipe: Any, name: str, generator: torch.Generator, **more: Any) -> Any:
@@ -148,7 +146,7 @@ def stop_at(step: int, path: Path) -> Callable[[StepControl], None]:
 
 
 def counted(pipe: Any) -> list[str]:
-    """A list that grows with every forward that computes: the last layer of a denoiser is told of each."""
+    """A list that grows by the denoiser of every forward that computes: its last layer is told of each."""
     computed: list[str] = []
     for name in DENOISERS:
         module = getattr(pipe, name, None)
@@ -173,7 +171,8 @@ def still(pipe: Any, name: str, under: StepControl, **how: float) -> Image.Image
     """The preview of the step that `under` just finished."""
     one = tiny.FAMILIES[name]
     assert under.last is not None
-    look = previews.Look(one.family, one.layout, one.frames, (one.width, one.height))
+    noise = one.call().get("decode_timestep", 0.0)
+    look = previews.Look(one.family, one.layout, one.frames, (one.width, one.height), noise)
     return previews.picture(pipe, under.last, look, **how)
 
 

@@ -1,18 +1,12 @@
-"""What can come between: SIGKILL, a cancel between two blocks, offloaded weights, step caches, a shorter clip."""
+"""What can come between: a cancel between two blocks, offloaded weights, step caches, a shorter clip."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import diffusers
-import nursery
 import pytest
 import shelves
 import tiny
@@ -21,7 +15,6 @@ from shelves import STEPS, Clip, Shelf
 
 from workers.diffusion.stepping import DENOISERS, Snapshot, StepControl
 
-FAMILIES = list(tiny.FAMILIES)
 CANCELED = (
     "ltx-i2v",
     "ltx2-t2v",
@@ -33,46 +26,6 @@ CANCELED = (
     "svd",
     "animatediff-dpm",
 )
-Birth = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def birth() -> Iterator[Birth]:
-    """Runs one child of the nursery to its end."""
-    here = Path(__file__).parent
-    paths = [str(here), str(here.parents[1]), os.environ.get("PYTHONPATH", "")]
-    process = subprocess.Popen(
-        [sys.executable, nursery.__file__],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-
-    def ask(**asked: str) -> dict[str, Any]:
-        process.stdin.write(json.dumps(asked) + "\n")
-        process.stdin.flush()
-        return dict(json.loads(process.stdout.readline()))
-
-    with process:
-        yield ask
-        process.stdin.close()
-
-
-@pytest.mark.fault
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_process_killed_in_the_middle_of_a_step_is_taken_over_by_another(
-    shelf: Shelf, birth: Birth, name: str, tmp_path: Path
-) -> None:
-    stock, computed = shelf.stock(name)
-    asked = {"name": name, "folder": str(shelf.repository(name)), "snapshot": str(tmp_path / "snapshot.pt")}
-    assert birth(mode="die", **asked) == {"signal": signal.SIGKILL}
-    taken = birth(mode="resume", **asked)
-    total = STEPS * tiny.FAMILIES[name].segments
-    left = computed * (total - nursery.DIES_AFTER) // total
-    assert taken == {"exit": 0, "digest": stock.digest, "forwards": left, "resumed": nursery.DIES_AFTER}
 
 
 @pytest.mark.parametrize("name", CANCELED)

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
 import signal
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import av
 import pytest
+import spoilt
 import tiny_rows
+from films import (
+    ENDLESS,
+    LONG,
+    attempts_over_http,
+    denoising,
+    done,
+    film,
+    loads,
+    made,
+    resident,
+    resumed_from,
+    submitted,
+    tone,
+)
 from house import House, houses
 from PIL import Image
 from waiting import until
 from websockets.sync.client import connect
+from workshop import lora
 
 pytestmark = [pytest.mark.fault, pytest.mark.timeout(300)]
 ALL_QUEUES = "gpu,cpu,encode"
-LONG: dict[str, Any] = {"steps": 80, "size": "64x64"}
-"""A denoise of some seconds, at a size that the tiny model is far too small for."""
-ENDLESS: dict[str, Any] = {"steps": 1000, "size": "64x64"}
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +43,10 @@ def shelves(data_home: Path) -> Path:
     """A catalogue file, and beside it the weights that it speaks of."""
     folder = data_home / "shelves"
     folder.mkdir()
-    return tiny_rows.catalogue(folder)
+    file = tiny_rows.catalogue(folder)
+    spoiled = spoilt.entries(folder / "wan21-t2v", folder / "spoilt", folder / "pulled")
+    file.write_text(f"{file.read_text()}\n{spoiled}\n")
+    return file
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -54,76 +68,22 @@ def house(data_home: Path, settings: dict[str, Any]) -> Iterator[House]:
         yield make(**settings)
 
 
-@pytest.fixture
-def build(data_home: Path, settings: dict[str, Any]) -> Iterator[Callable[..., House]]:
-    """Makes a house of this test's own, with the same models."""
+@pytest.fixture(scope="module")
+def hostel(data_home: Path, settings: dict[str, Any]) -> Iterator[House]:
+    """Another house with the same models, whose worker may be ended once another one is there."""
     with houses(data_home) as make:
-        yield lambda **env: make(**{**settings, **env})
+        yield make(**settings, unload_s=1)
+
+
+@pytest.fixture(scope="module")
+def whole(house: House) -> str:
+    """The digest of the long film that nobody disturbed."""
+    return film(house, made(house, "wan21-t2v", **LONG))[2]
 
 
 @pytest.fixture(scope="module")
 def picture(house: House) -> str:
     return house.noise(64, 64)
-
-
-def submitted(house: House, name: str, **asked: Any) -> str:
-    answer = house.post(tiny_rows.ROWS[name].request(name, **asked))
-    assert answer.status_code == 201, answer.text
-    return str(answer.json()["id"])
-
-
-def made(house: House, name: str, **asked: Any) -> dict[str, Any]:
-    """The job of such a request, which must succeed."""
-    return done(house, submitted(house, name, **asked))
-
-
-def done(house: House, job: str) -> dict[str, Any]:
-    answer = house.ended(job, 150)
-    assert answer["status"] == "succeeded", answer["error"]
-    return answer
-
-
-def film(house: House, job: dict[str, Any]) -> tuple[int, int, str, bool]:
-    """Frames of the first output, their side, the digest of their pixels, and whether there is sound."""
-    digest, frames, side = hashlib.sha256(), 0, 0
-    with av.open(io.BytesIO(house.download(job))) as container:
-        for frame in container.decode(video=0):
-            digest.update(frame.to_ndarray().tobytes())
-            frames, side = frames + 1, frame.width
-        return frames, side, digest.hexdigest(), bool(container.streams.audio)
-
-
-def loads(house: House) -> int:
-    """How often any worker has read weights so far."""
-    return sum(log.read_text().count("loaded tiny-") for log in (house.system.data_dir / "logs").glob("worker*.log"))
-
-
-def denoising(house: House, job: str, step: int) -> int:
-    """Waits until a checkpoint at that step or a later one is stored; answers at which."""
-
-    def stored() -> int:
-        rows = house.sql(
-            "SELECT checkpoint -> 'state' ->> 'step' AS step FROM steps WHERE job_id = %s", job.removeprefix("job_")
-        )
-        return int(rows[0]["step"] or 0)
-
-    return until(lambda: (at := stored()) >= step and at)
-
-
-def resumed_from(job: dict[str, Any], at: int) -> None:
-    """The last attempt went on from the checkpoint that was seen at step `at`, or from a later one."""
-    first, last = job["attempts"][0], job["attempts"][-1]
-    assert (first["resumed"], first["resumed_from_step"], first["exact"]) == (False, None, None)
-    assert (last["resumed"], last["exact"]) == (True, True)
-    assert at <= last["resumed_from_step"] < job["params"]["steps"]
-
-
-def attempts_over_http(house: House, job: dict[str, Any]) -> list[dict[str, Any]]:
-    return list(house.http.get(job["links"]["attempts"]).raise_for_status().json()["data"])
-
-
-def undisturbed(house: House, **asked: Any) -> str:
-    return film(house, made(house, "wan21-t2v", **LONG, **asked))[2]
 
 
 @pytest.mark.parametrize("name", tiny_rows.ROWS)
@@ -134,6 +94,18 @@ def test_every_family_goes_from_a_request_to_a_film(house: House, picture: str, 
     assert film(house, job)[3] == row.sound
     assert [step["model"] for step in job["steps"]] == [f"tiny-{name}"]
     assert [attempt["resumed_from_step"] for attempt in job["attempts"]] == [None]
+
+
+def test_a_clip_is_made_to_a_sound_that_was_uploaded(house: House, picture: str) -> None:
+    sound = house.http.put("/api/v1/assets?filename=tone.wav", content=tone(1.0)).raise_for_status().json()
+    assert (sound["kind"], sound["content_type"], sound["duration_s"]) == ("other", "audio/wav", 1.0)
+    request = tiny_rows.ROWS["ltx2-t2v"].request("ltx2-t2v")
+    job = done(house, house.post({**request, "input": {"audio": sound["id"]}}).raise_for_status().json()["id"])
+    assert film(house, job)[3]
+    assert film(house, job)[2] != film(house, made(house, "ltx2-t2v"))[2]
+    assert [(one["field"], one["asked"], one["used"]) for one in job["adjusted"]] == [("/input/audio", 1.0, 0.375)]
+    refused = house.post({**request, "input": {"audio": picture}})
+    assert (refused.status_code, refused.json()["errors"][0]["pointer"]) == (422, "/input/audio")
 
 
 def test_one_model_is_loaded_once_and_another_one_gets_a_process_of_its_own(house: House, picture: str) -> None:
@@ -152,18 +124,13 @@ def test_one_model_is_loaded_once_and_another_one_gets_a_process_of_its_own(hous
     until(lambda: resident(house, "tiny-ltx-i2v") and not resident(house, "tiny-wan21-t2v"))
 
 
-def resident(house: House, model: str) -> bool:
-    return bool(house.http.get(f"/api/v1/models/{model}").raise_for_status().json()["loaded_on"])
-
-
-def test_a_model_that_nobody_asks_for_is_unloaded(build: Callable[..., House]) -> None:
-    house = build(unload_s=1)
-    made(house, "wan21-t2v")
-    runner = house.runner_of("worker")
+def test_a_model_that_nobody_asks_for_is_unloaded(hostel: House) -> None:
+    made(hostel, "wan21-t2v")
+    runner, before = hostel.runner_of(worker_of(hostel)), loads(hostel)
     until(lambda: not runner.is_running() or runner.status() == "zombie")
-    until(lambda: not resident(house, "tiny-wan21-t2v"))
-    made(house, "wan21-t2v")
-    assert loads(house) == 2
+    until(lambda: not resident(hostel, "tiny-wan21-t2v"))
+    made(hostel, "wan21-t2v")
+    assert loads(hostel) == before + 1
 
 
 def test_a_cancel_in_the_middle_keeps_the_model_loaded(house: House) -> None:
@@ -187,7 +154,7 @@ def test_a_cancel_while_weights_are_loaded_ends_the_job_and_the_next_one_runs(ho
     assert house.artifacts(job) == []
 
 
-def test_a_killed_runner_loses_no_finished_step(house: House) -> None:
+def test_a_killed_runner_loses_no_finished_step(house: House, whole: str) -> None:
     job = submitted(house, "wan21-t2v", **LONG)
     at = denoising(house, job, 3)
     os.kill(house.runner_of("worker").pid, signal.SIGKILL)
@@ -197,35 +164,88 @@ def test_a_killed_runner_loses_no_finished_step(house: House) -> None:
     assert attempts_over_http(house, ended) == ended["attempts"]
     told = {event["type"]: event["data"].get("resumed_from_step") for event in house.events(job)}
     assert (told["attempt_ended"], told["step_succeeded"]) == (None, ended["attempts"][-1]["resumed_from_step"])
-    assert film(house, ended)[2] == undisturbed(house)
+    assert film(house, ended)[2] == whole
 
 
-def test_a_killed_worker_loses_no_finished_step_either(build: Callable[..., House], settings: dict[str, Any]) -> None:
-    house = build()
-    job = submitted(house, "wan21-t2v", **LONG)
-    at = denoising(house, job, 3)
-    house.system.services["worker"].kill()
-    house.system.spawn_worker(**settings)
-    ended = done(house, job)
-    assert house.outcomes(job) == ["worker_lost", "succeeded"]
+def worker_of(house: House) -> str:
+    """The worker that is there."""
+    return next(name for name in house.system.pids if name.startswith("worker"))
+
+
+def test_a_killed_worker_loses_no_finished_step_either(hostel: House, whole: str) -> None:
+    job = submitted(hostel, "wan21-t2v", **LONG)
+    at = denoising(hostel, job, 3)
+    hostel.system.services[worker_of(hostel)].kill()
+    hostel.system.spawn_worker()
+    ended = done(hostel, job)
+    assert hostel.outcomes(job) == ["worker_lost", "succeeded"]
     resumed_from(ended, at)
     assert len({attempt["worker"] for attempt in ended["attempts"]}) == 2
-    assert film(house, ended)[2] == undisturbed(house)
+    assert film(hostel, ended)[2] == whole
 
 
-def test_a_drained_worker_hands_over_between_two_steps_for_free(
-    build: Callable[..., House], settings: dict[str, Any]
-) -> None:
-    house = build()
-    job = submitted(house, "wan21-t2v", **LONG)
-    at = denoising(house, job, 3)
-    house.system.services["worker"].stop()
-    assert house.outcomes(job) == ["yielded"]
-    house.system.spawn_worker(**settings)
-    ended = done(house, job)
+def test_a_drained_worker_hands_over_between_two_steps_for_free(hostel: House, whole: str) -> None:
+    job = submitted(hostel, "wan21-t2v", **LONG)
+    at = denoising(hostel, job, 3)
+    hostel.system.services[worker_of(hostel)].stop()
+    assert hostel.outcomes(job) == ["yielded"]
+    hostel.system.spawn_worker()
+    ended = done(hostel, job)
     assert [attempt["n"] for attempt in ended["attempts"]] == [1, 1]
     resumed_from(ended, at)
-    assert film(house, ended)[2] == undisturbed(house)
+    assert film(hostel, ended)[2] == whole
+
+
+_LAYER = "transformer.blocks.0.attn1.to_q"
+LORAS: Mapping[str, tuple[Callable[[Path], object], str]] = {
+    "a pickle": (lambda path: path.write_bytes(spoilt.PICKLE), "a pickle"),
+    "a header of 2^60 bytes": (lambda path: path.write_bytes(spoilt.ENDLESS), "claims 1152921504606846976 bytes"),
+    "of another base model": (
+        lambda path: lora(path, {"transformer.transformer_blocks.0.attn1.to_q": (32, 32)}),
+        "not one for this model",
+    ),
+    "of numbers that are none": (lambda path: lora(path, {_LAYER: (24, 24)}, value=float("nan")), "NaN"),
+}
+
+
+@pytest.mark.parametrize("what", LORAS)
+def test_what_is_no_lora_for_the_model_fails_the_job_and_not_the_next(house: House, shelves: Path, what: str) -> None:
+    made(house, "wan21-t2v")
+    runner, before = house.runner_of("worker"), loads(house)
+    spoil, why = LORAS[what]
+    path = shelves.parent / "pulled" / "loras" / "spoilt.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spoil(path)
+    failed = house.ended(submitted(house, "wan21-t2v", loras=[{"name": "spoilt"}]))
+    assert (failed["status"], failed["error"]["code"], len(failed["attempts"])) == ("failed", "bad_input", 1)
+    assert failed["error"]["field"] == "/params/loras/0"
+    assert why in failed["error"]["message"]
+    made(house, "wan21-t2v")
+    assert (house.runner_of("worker").pid, loads(house)) == (runner.pid, before)
+
+
+def ask(house: House, model: str) -> dict[str, Any]:
+    request = {**tiny_rows.ROWS["wan21-t2v"].request("wan21-t2v"), "model": model}
+    return dict(house.post(request).raise_for_status().json())
+
+
+@pytest.mark.parametrize("name", spoilt.ROWS)
+def test_weights_that_cannot_be_run_are_waited_for_with_what_mends_them(house: House, name: str) -> None:
+    row, job = spoilt.ROWS[name], ask(house, name)
+    why = house.http.get(job["links"]["explain"]).raise_for_status().json()
+    assert (job["status"], why["code"]) == ("waiting", row.code)
+    for sentence in (job["blocked_reason"], why["summary"]):
+        assert row.says in sentence
+        assert row.mends in sentence
+    assert str(house.system.data_dir.parent) not in json.dumps(why)
+    house.http.post(job["links"]["cancel"]).raise_for_status()
+
+
+def test_weights_that_are_no_numbers_end_the_job_by_their_name(house: House) -> None:
+    failed = house.ended(ask(house, "nameless")["id"])
+    assert failed["status"] == "failed"
+    assert "damaged weights do; put right what lies in" in failed["error"]["message"]
+    assert str(house.system.data_dir.parent) not in json.dumps(failed["error"])
 
 
 def test_previews_arrive_on_the_socket(house: House) -> None:
@@ -274,6 +294,20 @@ def test_what_no_model_could_do_is_refused_at_once(house: House, params: dict[st
     answer = house.post({**request, "params": {**request["params"], **params}})
     assert answer.status_code == 422
     assert pointer in [field["pointer"] for field in answer.json()["errors"]]
+
+
+@pytest.mark.parametrize("given", [b"not a picture", b"RIFF    WAVE", spoilt.PICKLE, spoilt.ENDLESS])
+def test_bytes_of_no_medium_are_refused_at_the_upload(house: House, given: bytes) -> None:
+    answer = house.http.put("/api/v1/assets?filename=picture.png", content=given)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media"), answer.text
+
+
+def test_a_clip_where_a_picture_belongs_is_refused_by_the_name_of_its_slot(house: House) -> None:
+    clip = house.download(made(house, "wan21-t2v"))
+    asset = house.http.put("/api/v1/assets", content=clip).raise_for_status().json()
+    answer = house.post(tiny_rows.ROWS["ltx-i2v"].request("ltx-i2v", picture=asset["id"]))
+    assert (answer.status_code, answer.json()["code"]) == (422, "asset_unusable")
+    assert [field["pointer"] for field in answer.json()["errors"]] == ["/input/image"]
 
 
 def test_sizes_and_frames_off_the_rule_are_made_as_the_rule_says_and_told(house: House) -> None:
