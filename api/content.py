@@ -29,6 +29,7 @@ _EXTENSIONS = {
     "audio/flac": "flac",
     "audio/mpeg": "mp3",
     "audio/ogg": "ogg",
+    "application/x-safetensors": "safetensors",
     "application/zip": "zip",
     "application/c2pa": "c2pa",
 }

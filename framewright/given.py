@@ -13,6 +13,7 @@ from framewright.catalogue.fitting import cropped, keyframes
 from framewright.catalogue.row import ModelRow
 from framewright.catalogue.shaping import Adjusted
 from framewright.errors import AssetUnusable, FieldError, NotFound
+from framewright.models.headers import SAFETENSORS
 from framewright.params import LISTS, Input, JobRequest, parse_size
 from framewright.refusals import refuse, refuse_unknown
 
@@ -170,11 +171,13 @@ def heard(sounds: Sequence[AssetFacts], params: Mapping[str, Any]) -> list[Adjus
 
 
 def _medium(fact: AssetFacts) -> str:
-    return "audio" if fact.kind == "other" and fact.content_type.startswith("audio/") else fact.kind
+    if fact.kind != "other":
+        return fact.kind
+    return "weights" if fact.content_type == SAFETENSORS else fact.content_type.partition("/")[0]
 
 
 def _refuse_medium(place: str, medium: str, accepts: str) -> None:
-    if medium != ("other" if accepts == "weights" else accepts):
+    if medium != accepts:
         article = {"image": "an image", "video": "a video", "audio": "audio", "weights": "a file of LoRA weights"}
         sentence = f"this must be {article[accepts]}, and it is {article.get(medium, 'neither image nor video')}"
         raise AssetUnusable(sentence, fields=(FieldError(place, "asset_unusable", sentence),))

@@ -11,18 +11,19 @@ from pathlib import Path
 from typing import Literal
 
 from framewright.errors import UnsupportedMedia
+from framewright.models.headers import MOST_SMALL_HEADER
 
 PATIENCE_S = 30.0
 _HEAD = 32
 _NOT_MEDIA = (
-    "this is not a picture (PNG, JPEG, WebP), clip (MP4, MOV, MKV, WebM) or sound (WAV, FLAC, MP3, Ogg) "
-    "that this service reads"
+    "this is not a picture (PNG, JPEG, WebP), clip (MP4, MOV, MKV, WebM), sound (WAV, FLAC, MP3, Ogg) "
+    "or LoRA (safetensors) that this service reads"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Probed:
-    """What a file holds; a sound is `other`.
+    """What a file holds; a sound is `other`, and so are weights.
 
     Sizes in pixels as shown (EXIF applied); `fps` is an exact rational such as "30000/1001".
     """
@@ -38,7 +39,7 @@ class Probed:
 
 def probe_file(path: Path, *, max_pixels: int) -> Probed:
     """Decode enough of the file to know what it is: all of a picture, the header and a frame of a clip, all
-    packets of a sound.
+    packets of a sound, the header of weights.
 
     The content decides, never the name. `UnsupportedMedia` says what is wrong; so does a file that needs more memory
     or time than the child may use. Takes about 0.1 s for a small picture. `OSError` when the file cannot be read.
@@ -60,13 +61,20 @@ def probe_file(path: Path, *, max_pixels: int) -> Probed:
 
 
 def sniff(head: bytes) -> str | None:
-    """`image`, `mp4`, `matroska` or the kind of a sound by the first 32 bytes; None for all else, playlists too."""
+    """`image`, `mp4`, `matroska`, the kind of a sound or `weights` by the first 32 bytes; None for all else, playlists
+    too."""
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MOST_SMALL_HEADER:
+        return "weights"
     if head.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
         return "image"
     if head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         return "mp4"
     if head.startswith(b"\x1a\x45\xdf\xa3"):
         return "matroska"
+    return _sound(head)
+
+
+def _sound(head: bytes) -> str | None:
     if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
         return "wav"
     if head.startswith((b"fLaC", b"OggS")):

@@ -11,9 +11,9 @@ import math
 import resource
 import sys
 from fractions import Fraction
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
-from framewright.errors import UnsupportedMedia
+from framewright.errors import UnsupportedMedia, WeightsRefused
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -31,7 +31,7 @@ SOUNDS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "ogg": 
 
 def main() -> None:
     family, max_pixels = sys.argv[1], int(sys.argv[2])
-    look = _load_image() if family == "image" else _load_sound(family) if family in SOUNDS else _load_video(family)
+    look = _loaded(family)
     _lock()
     try:
         facts = look(sys.stdin.buffer, max_pixels)
@@ -40,6 +40,16 @@ def main() -> None:
     except MemoryError:
         facts = {"refused": "the file needs more memory to decode than is allowed"}
     sys.stdout.write(json.dumps(facts))
+
+
+def _loaded(family: str) -> Any:
+    match family:
+        case "image":
+            return _load_image()
+        case "weights":
+            return _load_weights()
+        case _:
+            return _load_sound(family) if family in SOUNDS else _load_video(family)
 
 
 def _lock() -> None:
@@ -67,6 +77,19 @@ def _load_image() -> Any:
         stills.load_pixels(image)
         width, height = stills.shown_size(image)
         return {"kind": "image", "content_type": content_type, "width": width, "height": height, "frames": 1}
+
+    return look
+
+
+def _load_weights() -> Any:
+    from framewright.models import headers
+
+    def look(file: BinaryIO, _max_pixels: int) -> dict[str, Any]:
+        try:
+            headers.header_of(file, "the file", headers.MOST_SMALL_HEADER)
+        except WeightsRefused as error:
+            raise UnsupportedMedia(error.detail) from None
+        return {"kind": "other", "content_type": headers.SAFETENSORS}
 
     return look
 

@@ -18,6 +18,7 @@ from framewright.catalogue.row import Buckets, DigitalSource, FrameRule, ModelRo
 from framewright.errors import AssetUnusable, InvalidParams, NotFound
 from framewright.given import AssetFacts, asset_ids
 from framewright.ids import ASSET, public, uuid7
+from framewright.models.headers import SAFETENSORS
 from framewright.params import LISTS, JobRequest, parse_size, validation_fields
 from framewright.plan import Plan
 
@@ -506,7 +507,7 @@ def test_a_video_says_how_long_and_how_fast() -> None:
 
 
 def test_loras_among_the_assets_become_inputs_of_the_step() -> None:
-    weights = asset("other", None, None, content_type="application/octet-stream")
+    weights = asset("other", None, None, content_type=SAFETENSORS)
     loras = [{"name": "film"}, {"asset": weights[0], "scale": 0.5}]
     body = {"kind": "generate", "model": SMALL.name, "params": PROMPT | {"loras": loras}}
     request = JobRequest.model_validate(body)
@@ -517,11 +518,11 @@ def test_loras_among_the_assets_become_inputs_of_the_step() -> None:
     with pytest.raises(NotFound) as caught:
         planning.plan(request, {})
     assert [wrong.pointer for wrong in caught.value.fields] == ["/params/loras/1/asset"]
-    image = asset()
-    body["params"] = PROMPT | {"loras": [{"asset": image[0]}]}
-    with pytest.raises(AssetUnusable) as wrong_kind:
-        planning.plan(JobRequest.model_validate(body), dict([image]))
-    assert [wrong.pointer for wrong in wrong_kind.value.fields] == ["/params/loras/0/asset"]
+    for other in (asset(), asset("other", None, None, content_type="application/zip")):
+        body["params"] = PROMPT | {"loras": [{"asset": other[0]}]}
+        with pytest.raises(AssetUnusable) as wrong_kind:
+            planning.plan(JobRequest.model_validate(body), dict([other]))
+        assert [wrong.pointer for wrong in wrong_kind.value.fields] == ["/params/loras/0/asset"]
 
 
 def test_a_hosted_model_is_listed_and_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,33 @@ def test_sounds_are_known_by_their_content_and_measured(tmp_path, clip_of, name,
     found = probed(tmp_path, clip_of(name, "-f", "lavfi", "-i", "sine=duration=1.5", "-map", "1", *args))
     assert found == Probed("other", content_type, duration_s=found.duration_s)
     assert found.duration_s == pytest.approx(1.5, abs=0.06)  # lossy ones come in whole blocks
+
+
+def weights(header: bytes, data: bytes = bytes(8)) -> bytes:
+    """A safetensors file: the length of its header, the header, the numbers."""
+    return len(header).to_bytes(8, "little") + header + data
+
+
+LORA = b'{"blocks.0.lora_A.weight":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+
+
+def test_the_weights_of_a_lora_are_known_by_their_header(tmp_path):
+    assert probed(tmp_path, weights(LORA)) == Probed("other", "application/x-safetensors")
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (weights(LORA, bytes(7)), "the file is refused: its tensors end at byte 8 of data, and there are 7"),
+        (weights(LORA[:-2] + b",}}"), "the file is refused: the header is no valid JSON"),
+        (weights(LORA.replace(b"F32", b"F33")), "unknown dtype 'F33'"),
+        ((7_000_000).to_bytes(8, "little") + LORA, "claims 7000000 bytes, more than the file"),
+        ((1 << 60).to_bytes(8, "little") + LORA, "this is not a picture"),
+    ],
+)
+def test_weights_that_are_none_are_refused(tmp_path, data, why):
+    with pytest.raises(UnsupportedMedia, match=re.escape(why)):
+        probed(tmp_path, data)
 
 
 PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n"

@@ -23,7 +23,7 @@ router = APIRouter(prefix="/api/v1/assets", tags=["assets"])
 BYTES: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "The file itself: PNG, JPEG, WEBP (one frame), MP4, MOV, Matroska, WEBM, WAV, FLAC, MP3, Ogg.",
+        "description": "PNG, JPEG, WEBP (one frame), MP4, MOV, Matroska, WEBM, WAV, FLAC, MP3, Ogg or safetensors.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }

@@ -15,7 +15,12 @@ from typing import Any, BinaryIO, NoReturn
 
 from framewright.errors import WeightsRefused
 
+SAFETENSORS = "application/x-safetensors"
+"""Nobody has registered one."""
 MOST_HEADER = 100_000_000
+MOST_SMALL_HEADER = 8_000_000
+"""Of a LoRA, which a user sends: the matrices of a large model take hundreds of thousands of bytes, and trainers note
+what they know of their pictures."""
 MOST_INDEX = 100_000_000
 _MOST_RANK = 64
 _BITS: Mapping[str, int] = {
@@ -76,11 +81,16 @@ def read_header(path: Path, most: int = MOST_HEADER) -> Header:
     `most` bytes of it are read at most: as objects they take many times that memory. A link is not followed. NaN among
     the numbers is for the loader to find.
     """
+    with opened(path) as file:
+        return header_of(file, str(path), most)
+
+
+def header_of(file: BinaryIO, name: str, most: int = MOST_HEADER) -> Header:
+    """As `read_header`, of a file that is open already."""
     try:
-        with opened(path) as file:
-            return _header(file, os.fstat(file.fileno()).st_size, most)
+        return _header(file, os.fstat(file.fileno()).st_size, most)
     except _Wrong as wrong:
-        raise WeightsRefused(f"{path} is refused: {wrong}") from None
+        raise WeightsRefused(f"{name} is refused: {wrong}") from None
 
 
 def read_index(path: Path) -> dict[str, tuple[str, ...]]:

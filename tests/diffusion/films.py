@@ -13,7 +13,7 @@ import tiny_rows
 from house import House
 from waiting import until
 
-LONG: dict[str, Any] = {"steps": 80, "size": "64x64"}
+LONG: dict[str, Any] = {"steps": 200, "size": "64x64"}
 """A denoise of some seconds, at a size that the tiny model is far too small for."""
 ENDLESS: dict[str, Any] = {"steps": 1000, "size": "64x64"}
 

@@ -59,7 +59,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def settings(shelves: Path) -> dict[str, Any]:
-    return {"queues": ALL_QUEUES, "catalogue": shelves, "models_dir": shelves.parent / "pulled"}
+    # Checkpoints so often that the first is stored long before a long run ends.
+    return {"queues": ALL_QUEUES, "catalogue": shelves, "models_dir": shelves.parent / "pulled", "renew_s": 0.2}
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +207,19 @@ LORAS: Mapping[str, tuple[Callable[[Path], object], str]] = {
     ),
     "of numbers that are none": (lambda path: lora(path, {_LAYER: (24, 24)}, value=float("nan")), "NaN"),
 }
+
+
+def test_an_uploaded_lora_changes_the_film_of_its_job_alone(house: House, tmp_path: Path) -> None:
+    path = tmp_path / "style.safetensors"
+    lora(path, {_LAYER: (24, 24)}, value=0.5)
+    asset = house.http.put("/api/v1/assets?filename=style.safetensors", content=path.read_bytes())
+    assert asset.status_code == 201, asset.text
+    assert (asset.json()["kind"], asset.json()["content_type"]) == ("other", "application/x-safetensors")
+    bare = film(house, made(house, "wan21-t2v"))[2]
+    worn = made(house, "wan21-t2v", loras=[{"asset": asset.json()["id"], "scale": 2.0}])
+    assert film(house, worn)[2] != bare
+    assert worn["outputs"][0]["meta"]["loras"][0]["sha256"] == asset.json()["sha256"]
+    assert film(house, made(house, "wan21-t2v"))[2] == bare
 
 
 @pytest.mark.parametrize("what", LORAS)

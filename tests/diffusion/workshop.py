@@ -26,6 +26,7 @@ from tiny_rows import inline
 
 from framewright import catalogue, ids
 from framewright.given import AssetFacts
+from framewright.models import headers
 from framewright.models.home import Home
 from framewright.params import JobRequest
 from framewright.plan import Plan, plan
@@ -273,7 +274,7 @@ def _film(path: Path, frames: list[Image.Image], fps: str) -> None:
 def _asset(path: Path, case: Case) -> tuple[str, AssetFacts]:
     unique = ids.uuid7()
     raw = path.read_bytes()
-    kind, content_type = _KINDS.get(path.suffix, ("other", "application/octet-stream"))
+    kind, content_type = _KINDS.get(path.suffix, ("other", headers.SAFETENSORS))
     facts = AssetFacts(
         id=unique,
         content_type=content_type,

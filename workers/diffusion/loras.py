@@ -17,13 +17,11 @@ from safetensors.torch import load_file
 
 from framewright.catalogue.diffusion import Lora
 from framewright.errors import BadInput, WeightsRefused
-from framewright.models.headers import read_header
+from framewright.models.headers import MOST_SMALL_HEADER, read_header
 from workers.engines.run import Run
 
 FOLDER: Final = "loras"
 """Below the models directory: where an operator keeps those that go by a name."""
-MOST_HEADER: Final = 8_000_000
-"""Bytes: hundreds of thousands for the matrices of a large model, and what trainers note about their pictures."""
 NUMBERS: Final = frozenset({"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"})
 _WHOLE: Final = frozenset({"I64", "I32", "I16", "I8", "U8"})
 """What some trainers write scales in, which are single numbers."""
@@ -55,7 +53,7 @@ def gathered(run: Run) -> list[Asked]:
         field = f"/params/loras/{index}"
         path = next(files) if one.get("asset") is not None else _kept(run, one["name"], field)
         try:
-            tensors = read_header(path, MOST_HEADER).tensors
+            tensors = read_header(path, MOST_SMALL_HEADER).tensors
         except WeightsRefused as error:
             why = error.detail.replace(str(path), "the file")
             raise BadInput(f"these are no LoRA weights: {why}", field=field) from None
