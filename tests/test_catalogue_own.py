@@ -57,6 +57,8 @@ latents = { channels = 4 }
 
 
 HEAD = '[[model]]\nname = "mine"\nlike = "wan-2.1-t2v-1.3b"\n'
+ANIMATED = HEAD.replace("wan-2.1-t2v-1.3b", "wan-2.2-animate-14b")
+NOISY = HEAD.replace("wan-2.1-t2v-1.3b", "ltx-video-0.9.5-2b")
 
 
 def facts_of(text: str, wrote: Wrote) -> Diffusion:
@@ -223,6 +225,31 @@ def test_without_a_file_there_is_nothing_of_ones_own() -> None:
         (HEAD + "call = { a = [{ b = nan }] }\n", "model 1 (mine): call.a: it must be text, a number, true or false"),
         (HEAD + "call = { a = 1979-05-27 }\n", "model 1 (mine): call.a: it must be text"),
         (HEAD + "call = { sigmas = [1.0, 0.5] }\n", "model 1 (mine): call.sigmas: it must be a list, and steps.least"),
+        (ANIMATED + "call = { segment_frame_length = 1 }\n", "call.segment_frame_length: it must be 4 x n + 1, and more"),
+        (ANIMATED + "call = { segment_frame_length = 78 }\n", "call.segment_frame_length: it must be 4 x n + 1"),
+        (ANIMATED + "call = { segment_frame_length = '77' }\n", "call.segment_frame_length: it must be a whole number"),
+        (ANIMATED + "call = { segment_frame_length = true }\n", "call.segment_frame_length: it must be a whole number"),
+        (ANIMATED + "call = { segment_frame_length = 0 }\n", "call.segment_frame_length: it must be a whole number"),
+        (
+            ANIMATED + "call = { prev_segment_conditioning_frames = 77 }\n",
+            "call.segment_frame_length: it must be 4 x n + 1, and more than the 77 that two segments share",
+        ),
+        (
+            ANIMATED + "call = { prev_segment_conditioning_frames = [1] }\n",
+            "call.prev_segment_conditioning_frames: it must be a whole number",
+        ),
+        (NOISY + "call = { decode_timestep = [0.05] }\n", "call.decode_timestep: it must be a number from 0 to 1"),
+        (NOISY + "call = { decode_timestep = 50 }\n", "call.decode_timestep: it must be a number from 0 to 1"),
+        (NOISY + "call = { decode_timestep = false }\n", "call.decode_timestep: it must be a number from 0 to 1"),
+        (HEAD + "latents = { spatial = 512 }\n", "latents.spatial: it is more than a side that can be asked for, 256"),
+        (
+            HEAD.replace("wan-2.1-t2v-1.3b", "hunyuan-video-1.5-480p-i2v") + "latents = { spatial = 4096 }\n",
+            "latents.spatial: it is more than a side that can be asked for",
+        ),
+        (
+            HEAD.replace("wan-2.1-t2v-1.3b", "hunyuan-video-1.5-480p-i2v") + "size = { base = 1 }\n",
+            "size.base: it leaves no size",
+        ),
         (HEAD + "call = 3\n", "model 1 (mine): call: call must be"),
         (HEAD + "upscaler = true\npath = 'x'\n", "model 1 (mine): upscaler: it goes with a path, and with a model"),
         (HEAD + "fps = 0\n", "model 1 (mine): fps: frames a second go from 1 to 60"),

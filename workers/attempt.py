@@ -63,15 +63,12 @@ class Ended(Exception):
 class Attempt:
     """Runs `claim` on the child that `runner` answers; the number tells this run's messages from those of others.
 
-    `runner` is asked while the lease is kept, because making room for another model can take a while. `tighter` is how
-    often the step ran out of memory here.
+    `runner` is asked while the lease is kept, because making room for another model can take a while.
     """
 
-    def __init__(
-        self, tools: Tools, claim: Claim, runner: Callable[[], Child], number: int, *, tighter: int = 0
-    ) -> None:
+    def __init__(self, tools: Tools, claim: Claim, runner: Callable[[], Child], number: int) -> None:
         self.claim = claim
-        self._tools, self._runner, self._number, self._tighter = tools, runner, number, tighter
+        self._tools, self._runner, self._number = tools, runner, number
         self._child: Child | None = None
         self.verdict: Verdict | None = None
         """How it ended, unless with a commit."""
@@ -159,7 +156,7 @@ class Attempt:
     ) -> Sequence[Mapping[str, Any]]:
         with self._track.ours():
             child = self._child = self._runner()
-        child.order("run", self._order(place, inputs, resume))
+        child.order("run", self._order(place, inputs, resume) | {"profile": child.profile})
         running = True
         try:
             if self.halt.why is not None:
@@ -189,7 +186,6 @@ class Attempt:
             "attempt": claim.attempt,
             "engine": claim.engine.partition(":")[0],
             "model": claim.model,
-            "tighter": self._tighter,
             "models": {
                 "root": str(Home.of(settings).root),
                 "accepted": settings.accepted_licences,

@@ -62,6 +62,7 @@ class Child:
         self.killed = False
         self.capabilities: Mapping[str, Any] | None = None
         self.holds: str | None = None
+        self.profile: str | None = None
         """The model whose weights it was told to load, if any; it never gives them back."""
         self._on_change = on_change
         self.started = time.monotonic()

@@ -125,7 +125,7 @@ class Runner:
             resume=facts["resume"],
             model=facts["model"] or "",
             models=Home(Path(models["root"]), accepted=frozenset(models["accepted"])),
-            tighter=int(facts["tighter"]),
+            profile=facts["profile"],
             ffmpeg=_path(facts["ffmpeg"]),
             max_pixels=int(facts["max_pixels"]),
         )

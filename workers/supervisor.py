@@ -21,10 +21,11 @@ from framewright.provenance.trial import tried
 from framewright.rows import Control, Presence
 from framewright.settings import Settings
 from framewright.storage import Storage
-from workers import presence
+from workers import placement, presence
 from workers.attempt import Attempt, Tools
 from workers.child import Child
 from workers.halt import Why
+from workers.placement import TooTight
 from workers.scratch import Scratch
 from workers.shelf import Refusal, Shelf
 from workers.verdict import Verdict
@@ -35,7 +36,6 @@ RESTART_S: Final = (0.0, 0.0, 1.0, 5.0, 15.0, 30.0)
 START_S: Final = 120.0
 """A runner that takes longer to start and to look at the machine is given up."""
 _AWAY_S: Final = 2.0
-_SHORT: Final = frozenset({Outcome.GPU_OOM, Outcome.HOST_OOM})
 WEIGHTS: Final = ":"
 """In the engine of a step that needs a model's weights: `diffusion:wan-2.1-t2v-1.3b`."""
 _log = logging.getLogger(__name__)
@@ -74,8 +74,7 @@ class Supervisor:
         self._child: Child | None = None
         self._useless = 0
         self._runs = self._runs_before = 0
-        # The step that last ran out of memory here, and how often it did.
-        self._short: tuple[int | None, int] = (None, 0)
+        self._tight: TooTight | None = None
         self._ended = False
         self._idle_since = time.monotonic()
         self._heartbeat = presence.Heartbeat(self._db, settings, self._described, self._controlled)
@@ -193,9 +192,7 @@ class Supervisor:
 
     def _execute(self, claim: Claim) -> None:
         self._runs += 1
-        short, times = self._short
-        tighter = times if short == claim.step_id else 0
-        attempt = Attempt(self._tools, claim, lambda: self._runner_for(claim), self._runs, tighter=tighter)
+        attempt = Attempt(self._tools, claim, lambda: self._runner_for(claim), self._runs)
         with self._changed:
             self._attempt = attempt
             stopping = self._stopping
@@ -206,8 +203,7 @@ class Supervisor:
         try:
             attempt.run()
             self._refuse(claim, attempt.verdict)
-            if attempt.verdict is not None and attempt.verdict.outcome in _SHORT:
-                self._short = (claim.step_id, tighter + 1)
+            self._learn_from_memory(claim, attempt.verdict)
         finally:
             with self._changed:
                 self._attempt = None
@@ -219,9 +215,14 @@ class Supervisor:
         if claim.model is None or verdict is None or verdict.outcome not in UNFIT:
             return
         self._shelf.refuse(claim.model, Refusal(verdict.outcome, verdict.message))
-        if self._child is not None:
+        if self._child is not None and verdict.outcome is not Outcome.INSUFFICIENT_VRAM:
             self._child.holds = None
         self._heartbeat.hurry()
+
+    def _learn_from_memory(self, claim: Claim, verdict: Verdict | None) -> None:
+        profile = self._child.profile if self._child is not None else None
+        if verdict is not None and verdict.outcome is Outcome.GPU_OOM and profile is not None:
+            self._tight = TooTight(claim.step_id, profile)
 
     # --- the runner
 
@@ -238,10 +239,15 @@ class Supervisor:
         return None
 
     def _runner_for(self, claim: Claim) -> Child:
-        """The warm runner, or a new one when that holds another model than the step needs."""
+        """The warm runner, or a new one when that holds another model than the step needs, or holds it otherwise.
+
+        So a clip comes out the same whatever was made before it.
+        """
         child = self._child
         wanted = claim.model if WEIGHTS in claim.engine else None
-        if child is None or not child.usable or (wanted and child.holds not in (None, wanted)):
+        profile = self._profile(claim) if wanted else None
+        other = child is not None and child.holds is not None and (child.holds, child.profile) != (wanted, profile)
+        if child is None or not child.usable or (wanted and other):
             if child is not None:
                 _log.info("%s: ends the runner that holds %s", claim.label, child.holds or "no model")
                 child.close()
@@ -249,10 +255,13 @@ class Supervisor:
                     self._gave_up(child.holds)
             # Orders wait for it in the channel until it is up; one that never comes up is a stalled attempt.
             child = self._child = Child(self._ring)
-        child.holds = wanted or child.holds
         if wanted:
+            child.holds, child.profile = wanted, profile
             self._heartbeat.hurry()
         return child
+
+    def _profile(self, claim: Claim) -> str | None:
+        return placement.profile(claim, Home.of(self._settings), int(self._capabilities.get("vram_mb", 0)), self._tight)
 
     @property
     def _resident(self) -> str | None:

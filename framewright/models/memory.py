@@ -54,19 +54,20 @@ def least_mb(row: ModelRow, parts: Sequence[Component] = ()) -> int:
 
 
 def profile_for(
-    row: ModelRow, vram_mb: int, parts: Sequence[Component] = (), work: int = 0, tighter: int = 0
+    row: ModelRow, vram_mb: int, parts: Sequence[Component] = (), work: int = 0, after: str | None = None
 ) -> Profile:
     """The first of the row's profiles that a GPU has room for; `InsufficientVram` names the least.
 
-    A clip too large for all of them gets the one that takes the least: whether it fits after all is tried. `tighter`
-    is how many further ones not to try, because they turned out to be too large.
+    A clip too large for all of them gets the one that takes the least: whether it fits after all is tried. `after`
+    names one that turned out to be too large: one further down is taken, or the last again.
     """
     profiles = row.diffusion.profiles if row.diffusion else ()
     able = [profile for profile in profiles if has_room(vram_mb, needed_mb(row, profile, parts))]
     if not able:
         raise InsufficientVram(too_small(row.name, least_mb(row, parts), vram_mb))
     fits = next((one for one in able if has_room(vram_mb, needed_mb(row, one, parts, work))), able[-1])
-    return able[min(able.index(fits) + tighter, len(able) - 1)]
+    failed = next((place for place, one in enumerate(able) if one.name == after), -1)
+    return able[min(max(able.index(fits), failed + 1), len(able) - 1)]
 
 
 def too_small(name: str, needed: float, there: float, what: str = "GPU memory") -> str:

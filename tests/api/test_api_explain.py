@@ -22,8 +22,8 @@ def join(db: Database) -> Iterator[Join]:
     """Makes a live worker of the queue: the size of its GPU (MB) and what it says of the models that it refuses."""
     names: list[str] = []
 
-    def joined(name: str, *, vram_mb: int = 0, why: tuple[str, str] | None = None) -> None:
-        told = {MODEL: {"code": why[0], "message": why[1]}} if why else {}
+    def joined(name: str, *, vram_mb: int = 0, why: tuple[str, str] | None = None, of: str = MODEL) -> None:
+        told = {of: {"code": why[0], "message": why[1]}} if why else {}
         gpus = [{"name": f"GPU {name}", "vram_mb": vram_mb}] if vram_mb else []
         facts = {"gpus": gpus, "vram_mb": vram_mb, "models": {"refused": told}}
         about = {"host": "h", "pid": 1, "version": "1", "kinds": (), "state": "idle", "ttl_s": 60.0}
@@ -113,5 +113,42 @@ def test_a_machine_without_gpu_and_memory_is_no_place_either(ask, join: Join) ->
     join("cpu", why=("insufficient_memory", f"{MODEL} needs at least 16 GB of memory, and this worker has 2 GB"))
     job, told = ask(MODEL)
     assert job["blocked_code"] == "insufficient_vram"
-    assert "there are: none. No other model fits." in job["blocked_reason"]
+    said = f"On cpu: {MODEL} needs at least 16 GB of memory, and this worker has 2 GB"
+    assert job["blocked_reason"].endswith(f"; there are: none. {said}")
+    assert "No other model fits" not in told["summary"]
     assert "16 GB of memory" in told["steps"][0]["workers"][0]["why"]
+
+
+def test_a_machine_without_gpu_says_its_own_part_beside_gpus_that_are_too_small(ask, join: Join) -> None:
+    model = "wan-2.1-t2v-14b"
+    join("cpu", why=("insufficient_memory", f"{model} needs at least 60 GB of memory, and this worker has 2 GB"), of=model)
+    join("twelve", vram_mb=12_570)
+    said = ask(model)[0]["blocked_reason"]
+    assert "there are: GPU twelve with 12.6 GB. These would fit: " in said
+    assert said.endswith(f". On cpu: {model} needs at least 60 GB of memory, and this worker has 2 GB")
+
+
+def test_a_model_of_ones_own_that_needs_no_gpu_is_not_said_to_need_one(join: Join, tmp_path: Path) -> None:
+    file = tmp_path / "models.toml"
+    file.write_text(f'[[model]]\nname = "mine"\nlike = "{MODEL}"\npath = "x"\nvram_mb = 0\n')
+    short = "mine needs at least 16 GB of memory, and this worker has 2 GB"
+    worker = about("cpu", {"models": {"refused": {"mine": {"code": "insufficient_memory", "message": short}}}})
+    catalogue.install(file)
+    try:
+        blocked = waiting.blocked("no_capability", "gpu", "diffusion:mine", kind="generate", workers=[worker])
+    finally:
+        catalogue.install(None)
+    assert blocked is not None
+    assert blocked.message == f"No worker in queue gpu has the memory for mine. On cpu: {short}"
+
+
+def test_a_job_whose_step_was_handed_back_waits_and_does_not_run(ask, join: Join, db: Database) -> None:
+    """The job has started, and its step is to be had again."""
+    join("small", vram_mb=80_000)
+    job, told = ask(MODEL)
+    row = store.get_job(db, ids.parse("job", job["id"]))
+    started = replace(row, state=JobState.RUNNING, status=Status.RUNNING)
+    assert explain(job["id"], started, store.workers(db)).summary == told["summary"]
+    running = replace(row.steps[0], state=StepState.RUNNING, started_at=row.created_at, worker="small", attempt=1)
+    said = explain(job["id"], replace(started, steps=(running,)), ())
+    assert (said.code, said.summary) == ("running", f"Running step {running.name} on small, attempt 1.")

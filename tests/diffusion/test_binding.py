@@ -17,6 +17,7 @@ from workshop import STEPS, Workshop, equal
 
 import framewright
 from framewright import catalogue
+from framewright.catalogue.computing import Transformer
 from framewright.catalogue.diffusion import Repo, Scheduler
 from framewright.catalogue.row import ModelRow
 from workers.diffusion import binding
@@ -77,8 +78,10 @@ def test_a_run_of_a_row_that_has_changed_starts_from_the_beginning(what: str) ->
     facts = row.diffusion
     assert facts is not None
     assert bound_to(row, facts=replace(facts, **ROW[what])) != bound_to(row)
-    # Where the weights lie, and what else would fit, changes no bit.
-    assert bound_to(row, facts=replace(facts, folder=Path("/elsewhere"), profiles=())) == bound_to(row)
+    # Where the weights lie, what else would fit, and how long it may take changes no bit.
+    slower = Transformer(parameters=1.0, layers=1, width=1)
+    elsewhere = replace(facts, folder=Path("/elsewhere"), profiles=(), denoiser=slower)
+    assert bound_to(row, facts=elsewhere) == bound_to(row)
 
 
 @pytest.mark.parametrize("part", ["repo", "base", "upscale"])

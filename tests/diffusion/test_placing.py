@@ -25,6 +25,5 @@ def test_a_gpu_that_is_too_small_is_told_before_anything_is_loaded(
     facts = replace(row.diffusion, profiles=(Profile(name="whole", vram_mb=24_000),))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=16 << 30))
-    params = {"size": "16x16", "frames": 9}
     with pytest.raises(InsufficientVram, match=rf"{WAN.name} needs at least 24 GB of GPU memory, .* has 17.2 GB"):
-        placed(replace(row, diffusion=facts), facts, workshop.home, params)
+        placed(replace(row, diffusion=facts), facts, workshop.home, None)

@@ -169,6 +169,26 @@ def test_a_preview_that_fails_costs_the_run_nothing_else(
     assert len(tried) == 2
 
 
+def test_a_preview_that_nobody_takes_costs_the_run_nothing_else(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workshop.install(WAN)
+    monkeypatch.setattr(watch, "PREVIEW_S", 0.0)
+    seen, tried = workshop.watched(WAN), []
+
+    def preview(*_: Any) -> None:
+        tried.append(True)
+        raise OSError("the channel is gone")
+
+    seen.run = replace(seen.run, preview=preview)
+    made = workshop.go(seen, Diffusion())
+    assert len(tried) == 1
+    assert [record.message for record in caplog.records if "preview" in record.message] == [
+        "no more previews of this run: OSError"
+    ]
+    assert equal(made.frames, workshop.stock(WAN))
+
+
 def test_a_preview_comes_after_the_checkpoint_of_its_step(workshop: Workshop, monkeypatch: pytest.MonkeyPatch) -> None:
     workshop.install(WAN)
     engine = Diffusion()

@@ -93,9 +93,50 @@ def test_a_damaged_folder_is_never_loaded(pulling: Pull, home: Home, spoil: Call
     spoil(home.folder(row()))
     here = home.look(row())
     assert here.state is State.DAMAGED
-    assert str(home.folder(row())) in str(here.why)
-    with pytest.raises(ModelNotReady):
+    assert "tiny" in str(here.why)
+    with pytest.raises(ModelNotReady, match="framewright models (pull|rm|verify) tiny") as refused:
         home.ready(row())
+    assert str(home.root) not in refused.value.detail
+
+
+@pytest.mark.parametrize("state", ["foreign", "other", "pulled", "own", "no own"])
+def test_a_refusal_has_no_path_of_the_machine(pulling: Pull, home: Home, tmp_path: Path, state: str) -> None:
+    asked = row()
+    match state:
+        case "foreign":
+            put(home.folder(asked), kept())
+        case "other":
+            pulling()
+            asked = row(repo=Repo(id="studio/other"))
+        case "pulled":
+            pulling()
+            body = (home.folder(asked) / VAE).read_bytes()
+            (home.folder(asked) / VAE).write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
+            verify(asked, home, quiet)
+        case "own":
+            put(tmp_path / "own", kept() | {"vae/x.bin": b"x"})
+            asked = row(folder=tmp_path / "own")
+        case "no own":
+            asked = row(folder=tmp_path / "own")
+    with pytest.raises(ModelNotReady, match="^tiny is not ready: ") as refused:
+        home.ready(asked)
+    assert str(tmp_path) not in refused.value.detail
+    assert str(home.root) not in refused.value.detail
+
+
+def test_a_stray_file_is_named_within_the_folder_and_whole_on_the_machine_itself(pulling: Pull, home: Home) -> None:
+    pulling()
+    spoil_stray_weights(home.folder(row()))
+    stray = home.folder(row()) / "vae" / "model.safetensors"
+    assert home.look(row()).fix == f"rm '{stray}'"
+    with pytest.raises(ModelNotReady) as refused:
+        home.ready(row())
+    assert refused.value.detail == (
+        "tiny is not ready: vae/model.safetensors is not part of what was pulled and might be loaded; "
+        "run: framewright models verify tiny"
+    )
+    with pytest.raises(WeightsRefused, match="run: rm '/"):
+        verify(row(), home, quiet)
 
 
 @pytest.mark.parametrize("spoil", MENDED_BY_PULL)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 
-import jobmaker as make
 import psutil
 import pytest
 import redis
@@ -76,11 +75,6 @@ def test_whoever_gives_a_step_back_rings_for_it(desk, worker, quick):
         desk.succeeded(job_id)
 
 
-def placed_tighter(desk, job_id):
-    """How often the runner was told that the step had run out of memory before."""
-    return desk.succeeded(job_id).outputs[0].meta["tighter"]
-
-
 def test_a_step_that_needs_too_much_memory_says_so_and_waits(desk, worker):
     runner = until(lambda: worker.runner_pid)
     job_id = desk.submit(oom_at=1)
@@ -89,8 +83,7 @@ def test_a_step_that_needs_too_much_memory_says_so_and_waits(desk, worker):
     assert ended[0].data["retry_in_s"] > 0
     # Whatever it still holds of the memory goes with it.
     until(lambda: not psutil.pid_exists(runner))
-    make.run(desk.db, "UPDATE steps SET run_at = '-infinity', avoid_until = '-infinity' WHERE job_id = %s", [job_id])
-    assert [placed_tighter(desk, one) for one in (job_id, desk.submit())] == [1, 0]
+    lifecycle.cancel(desk.db, TENANT, job_id, "seen enough")
 
 
 def test_a_runner_that_stands_still_is_killed_and_the_step_is_stalled(desk, worker):

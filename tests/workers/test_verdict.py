@@ -95,6 +95,20 @@ def test_a_sentence_gives_away_neither_paths_nor_addresses_nor_secrets(text, sec
     assert said.split()[0] == text.split()[0].split("=")[0] or "hidden" in said
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("run: rm '/srv/my models/wan/x'", "run: rm '(path)'"),
+        ('cannot open "/srv/it\'s mine/wan/x": denied', 'cannot open "(path)": denied'),
+        ("/srv/my models/wan/x is refused: /srv/a/b", "(path) is refused: (path)"),
+        ("run: rm '/srv/wan/x' && rm '/srv/wan/y'", "run: rm '(path)' && rm '(path)'"),
+        ("it's in /srv/wan and it's torn", "it's in (path) and it's torn"),
+    ],
+)
+def test_a_path_with_a_space_is_hidden_whole(text, said):
+    assert sentence(text) == said
+
+
 def test_a_sentence_is_one_short_line_with_nothing_invisible():
     said = sentence("first\nsecond\x00\u202ethird " + "x" * 5000)
     assert said.startswith("first second")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
 
@@ -17,7 +15,6 @@ from framewright.models.contents import check
 from framewright.models.estimate import loaded
 from framewright.models.home import Home
 from framewright.models.memory import MB, profile_for
-from framewright.params import parse_size
 from workers.diffusion.loading import Loaded
 
 HOST: Final = Profile(name="host", vram_mb=0)
@@ -25,10 +22,9 @@ HOST: Final = Profile(name="host", vram_mb=0)
 _AGAIN: Final = "framewright models verify"
 
 
-def placed(row: ModelRow, facts: Diffusion, home: Home, params: Mapping[str, Any], tighter: int = 0) -> Loaded:
-    """The row's model, read from its folder and placed for a clip of the size and length that `params` say.
+def placed(row: ModelRow, facts: Diffusion, home: Home, profile: str | None) -> Loaded:
+    """The row's model, read from its folder and placed as the profile of that name says; the first that fits for None.
 
-    `tighter` is how many ways to place it turned out to be too large for that.
     What `Home.ready` raises, and `WeightsRefused`, say which command mends it; `InsufficientVram` says what it takes.
     """
     folder = home.ready(row)
@@ -38,21 +34,22 @@ def placed(row: ModelRow, facts: Diffusion, home: Home, params: Mapping[str, Any
     except WeightsRefused as error:
         raise WeightsRefused(f"the weights of {row.name} are refused: {error.detail}; {mend}") from None
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    profile = HOST
-    if device == "cuda":
-        vram_mb = torch.cuda.get_device_properties(0).total_memory // MB
-        work = prod(parse_size(params["size"])) * int(params["frames"])
-        profile = profile_for(row, vram_mb, loaded(facts, folder), work, tighter)
     return Loaded(
         facts,
         folder,
         base=folder / "base" if facts.base is not None and facts.folder is None else None,
-        profile=profile,
+        profile=_profile(row, facts, folder, profile) if device == "cuda" else HOST,
         name=row.name,
         mend=mend,
         device=device,
         revision=home.look(row).revision or folder_revision(folder),
     )
+
+
+def _profile(row: ModelRow, facts: Diffusion, folder: Path, name: str | None) -> Profile:
+    vram_mb = torch.cuda.get_device_properties(0).total_memory // MB
+    fits = profile_for(row, vram_mb, loaded(facts, folder))
+    return next((one for one in facts.profiles if one.name == name), fits)
 
 
 def folder_revision(folder: Path) -> str:

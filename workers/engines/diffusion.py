@@ -136,7 +136,7 @@ class Diffusion:
             raise EngineError("this worker does not know where its models lie")
         begun = time.monotonic()
         manifest = run.models.look(row).manifest
-        loaded = placed(row, facts, run.models, run.params, run.tighter)
+        loaded = placed(row, facts, run.models, run.profile)
         _log.info("loaded %s in %.1f s", row.name, time.monotonic() - begun)
         self._held = Held(row.name, loaded, _revisions(manifest, loaded), Ending())
         return self._held

@@ -68,8 +68,8 @@ class Run:
     list. `workdir` is private to the attempt, empty apart from what a resume brought, and gone afterwards. `attempt`
     starts at 1.
 
-    `model` is the name of a catalogue row, and `models` where weights lie, for the engines that need them. `tighter`
-    says how often the step ran out of memory on this worker: so many ways to place the model did not do.
+    `model` is the name of a catalogue row, and `models` where weights lie, for the engines that need them. `profile` is
+    the name of the memory profile to hold the model in; None where there is no GPU.
 
     `report` takes a full snapshot and is cheap enough to call for every frame. `preview(bytes, mime, width, height)`
     shows a small picture to whoever watches and may drop it. `checkpoint(state, files)` lets a later attempt go on
@@ -94,7 +94,7 @@ class Run:
     resume: Mapping[str, Any] | None = None
     model: str = ""
     models: Home | None = None
-    tighter: int = 0
+    profile: str | None = None
     ffmpeg: Path | None = None
     max_pixels: int = 33_177_600
 

@@ -59,8 +59,7 @@ class Scripted:
         shape = Shape(*size, fps, int(run.params["frames"]), begun=_STEPS_PART)
         if script.bad("garbage"):
             return [_garbage(run, shape)]
-        first, *others = clip.write(script.as_told(), shape, partial(_frames, run, shape))
-        return [replace(first, meta={**first.meta, "tighter": run.tighter}), *others]
+        return clip.write(script.as_told(), shape, partial(_frames, run, shape))
 
 
 class _Script:
