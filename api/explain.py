@@ -56,10 +56,9 @@ def explain(name: str, row: JobRow, workers: Sequence[WorkerRow]) -> Explanation
 def _summary(row: JobRow, workers: Sequence[WorkerRow]) -> tuple[str, str]:
     if row.ended:
         return str(row.status), f"The job has ended: {row.status}."
-    if row.status is Status.RUNNING:
-        step = row.current
-        where = f"step {step.name} on {step.worker}" if step else "a step"
-        return "running", f"Running {where}, attempt {row.attempt}."
+    # Between two attempts a job that has started waits like any other.
+    if (step := row.current) and step.state is StepState.RUNNING:
+        return "running", f"Running step {step.name} on {step.worker}, attempt {step.attempt}."
     if row.status is Status.SCHEDULED and row.run_at:
         return "scheduled", f"Starts at {row.run_at.isoformat()}, as was asked."
     if row.blocked:

@@ -120,7 +120,8 @@ RETRIES: Mapping[Outcome, Retry] = MappingProxyType(
         Outcome.STALLED: Retry(Budget.INFRA, 2, 0.0, elsewhere=True, kill=True),
         Outcome.RUNNER_LOST: Retry(Budget.INFRA, 2, 0.0, elsewhere=True, kill=True),
         Outcome.WORKER_LOST: Retry(Budget.INFRA, 2, 0.0, elsewhere=True, kill=True),
-        # Free without a bound, because the worker stops offering the model: the step waits for one that can run it.
+        # Free without a bound, because the worker stops offering the model until its files change (an hour at most; for
+        # good when its GPU is too small): the step waits for one that can run it.
         Outcome.MODEL_NOT_READY: Retry(Budget.FREE, 0, 0.0, elsewhere=True),
         Outcome.WEIGHTS_REFUSED: Retry(Budget.FREE, 0, 0.0, elsewhere=True),
         Outcome.LICENCE_NOT_ACCEPTED: Retry(Budget.FREE, 0, 0.0, elsewhere=True),

@@ -25,7 +25,8 @@ _NOT_MEDIA = (
 class Probed:
     """What a file holds; a sound is `other`, and so are weights.
 
-    Sizes in pixels as shown (EXIF applied); `fps` is an exact rational such as "30000/1001".
+    Sizes in pixels as shown (EXIF applied, and the display matrix of a clip); `fps` is an exact rational such as
+    "30000/1001".
     """
 
     kind: Literal["image", "video", "other"]

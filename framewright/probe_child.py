@@ -13,6 +13,7 @@ import sys
 from fractions import Fraction
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
+from framewright import sounds
 from framewright.errors import UnsupportedMedia, WeightsRefused
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ MAX_STREAMS = 16
 MAX_DURATION_S = 4 * 3600
 MAX_PIXEL_FRAMES = 1_000_000_000_000  # two hours of 1080p at 60 frames/s
 MAX_FPS = 1000
-MAX_CHANNELS = 8
+QUARTER_TURNS = (89, 90)  # degrees without their fraction: what ffmpeg takes for one
 SOUNDS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "ogg": "audio/ogg"}
 
 
@@ -133,8 +134,9 @@ def _sound(container: InputContainer, family: str) -> dict[str, Any]:
     if len(container.streams) > MAX_STREAMS or not container.streams.audio:
         raise UnsupportedMedia("there is no sound in it")
     stream = container.streams.audio[0]
-    if not 1 <= stream.channels <= MAX_CHANNELS:
-        raise UnsupportedMedia(f"the sound has {stream.channels} channels, and at most {MAX_CHANNELS} are read")
+    objection = sounds.objection(stream.rate, stream.channels)
+    if objection:
+        raise UnsupportedMedia(objection)
     samples = next((frame.samples for frame in container.decode(stream)), 0)
     base, begin, end = stream.time_base or Fraction(1, 90_000), sys.maxsize, 0
     container.seek(0)
@@ -159,8 +161,11 @@ def _clip(container: InputContainer, family: str, max_pixels: int) -> dict[str, 
     if width * height > max_pixels:
         raise UnsupportedMedia(f"the clip is too large: {width}x{height} is more than {max_pixels} pixels")
     stream.thread_count = 1
-    if next(container.decode(stream), None) is None:
+    first = next(container.decode(stream), None)
+    if first is None:
         raise UnsupportedMedia("no picture of the clip can be decoded")
+    if abs(first.rotation) in QUARTER_TURNS:
+        width, height = height, width
     frames, seconds, fps = _length(container, stream)
     if fps > 0 and abs(seconds - frames / fps) < 1 / fps:
         seconds = float(frames / fps)  # Matroska rounds to milliseconds

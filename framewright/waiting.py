@@ -14,6 +14,8 @@ from framewright.rows import Blocked, WorkerRow
 
 MENDED_BY_COMMAND: Final = (LicenceNotAccepted.code, ModelNotReady.code, WeightsRefused.code)
 """What one command puts right where the weights are already, the least work first."""
+SHORT_OF_MEMORY: Final = "insufficient_memory"
+"""What a worker without a GPU says of a model that is too large for the machine's memory."""
 _NAMED: Final = 5
 
 
@@ -93,7 +95,9 @@ def _no_model(queue: str, model: str, kind: str, workers: Sequence[WorkerRow]) -
             if why is not None and why.code == code:
                 return Blocked(why.code, f"No worker in queue {queue} can run {model}. On {name}: {why.message}")
     if row is not None and found and all(why is not None for _, why in found):
-        return Blocked(InsufficientVram.code, _too_large(row, queue, kind, workers))
+        short = [f"On {name}: {why.message}" for name, why in found if why is not None and why.code == SHORT_OF_MEMORY]
+        said = (_too_large(row, queue, kind, workers, elsewhere=bool(short)), *short[:1])
+        return Blocked(InsufficientVram.code, " ".join(said))
     least = f"with a GPU of at least {row.needs.vram_mb / 1000:g} GB " if row is not None and row.needs.vram_mb else ""
     return Blocked(
         "no_capability",
@@ -102,8 +106,24 @@ def _no_model(queue: str, model: str, kind: str, workers: Sequence[WorkerRow]) -
     )
 
 
-def _too_large(row: ModelRow, queue: str, kind: str, workers: Sequence[WorkerRow]) -> str:
-    """That all GPUs are too small for a model, and which others of its kind are not too large for the largest."""
+def _too_large(row: ModelRow, queue: str, kind: str, workers: Sequence[WorkerRow], *, elsewhere: bool) -> str:
+    """That all GPUs are too small for a model, and which others of its kind are not too large for the largest.
+
+    `elsewhere`: there are workers without a GPU too. What would fit in their memory is not known here.
+    """
+    said, ways = [f"No worker in queue {queue} has the memory for {row.name}."], placings(row)
+    if ways:
+        said.append(f"It runs on a GPU of at least {ways}; there are: {gpus(queue, workers)}.")
+    names = _fitting(row, queue, kind, workers)
+    if names:
+        said.append(f"These would fit: {', '.join(names)}.")
+    elif not elsewhere:
+        said.append("No other model fits.")
+    return " ".join(said)
+
+
+def _fitting(row: ModelRow, queue: str, kind: str, workers: Sequence[WorkerRow]) -> list[str]:
+    """The largest other models of that kind that the largest GPU has room for."""
     room = max((int(worker.capabilities.get("vram_mb", 0)) for worker in workers), default=0)
     others = [
         other
@@ -115,9 +135,4 @@ def _too_large(row: ModelRow, queue: str, kind: str, workers: Sequence[WorkerRow
         and (kind in other.kinds if kind else set(other.kinds) & set(row.kinds))
         and has_room(room, other.needs.vram_mb)
     ]
-    names = [other.name for other in sorted(others, key=lambda other: -other.needs.vram_mb)[:_NAMED]]
-    return (
-        f"No worker in queue {queue} has the memory for {row.name}. It runs on a GPU of at least {placings(row)}; "
-        f"there are: {gpus(queue, workers)}. "
-        + (f"These would fit: {', '.join(names)}." if names else "No other model fits.")
-    )
+    return [other.name for other in sorted(others, key=lambda other: -other.needs.vram_mb)[:_NAMED]]

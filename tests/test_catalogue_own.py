@@ -225,7 +225,10 @@ def test_without_a_file_there_is_nothing_of_ones_own() -> None:
         (HEAD + "call = { a = [{ b = nan }] }\n", "model 1 (mine): call.a: it must be text, a number, true or false"),
         (HEAD + "call = { a = 1979-05-27 }\n", "model 1 (mine): call.a: it must be text"),
         (HEAD + "call = { sigmas = [1.0, 0.5] }\n", "model 1 (mine): call.sigmas: it must be a list, and steps.least"),
-        (ANIMATED + "call = { segment_frame_length = 1 }\n", "call.segment_frame_length: it must be 4 x n + 1, and more"),
+        (
+            ANIMATED + "call = { segment_frame_length = 1 }\n",
+            "call.segment_frame_length: it must be 4 x n + 1, and more",
+        ),
         (ANIMATED + "call = { segment_frame_length = 78 }\n", "call.segment_frame_length: it must be 4 x n + 1"),
         (ANIMATED + "call = { segment_frame_length = '77' }\n", "call.segment_frame_length: it must be a whole number"),
         (ANIMATED + "call = { segment_frame_length = true }\n", "call.segment_frame_length: it must be a whole number"),

@@ -76,6 +76,30 @@ def test_clips_are_known_by_their_content_and_measured(tmp_path, clip_of, name, 
     assert found == Probed("video", content_type, 160, 120, 24, "24/1", 1.0)
 
 
+@pytest.mark.parametrize(
+    ("name", "degrees", "size"),
+    [
+        ("r.mp4", 90, (120, 160)),
+        ("r.mov", -90, (120, 160)),
+        ("r.mkv", 270, (120, 160)),
+        ("r.mp4", 89.5, (120, 160)),
+        ("r.mp4", 180, (160, 120)),
+        ("r.mp4", 45, (160, 120)),
+    ],
+)
+def test_the_size_of_a_clip_is_that_in_which_ffmpeg_shows_it(tmp_path, clip_of, name, degrees, size):
+    import imageio_ffmpeg
+
+    plain, turned, shown = tmp_path / "plain.mp4", tmp_path / name, tmp_path / "shown.png"
+    plain.write_bytes(clip_of("p.mp4", "-c:v", "libx264"))
+    program = [imageio_ffmpeg.get_ffmpeg_exe(), "-loglevel", "error"]
+    subprocess.run([*program, "-display_rotation", str(degrees), "-i", plain, "-c", "copy", turned], check=True)
+    subprocess.run([*program, "-i", turned, "-frames:v", "1", shown], check=True)
+    found = probed(tmp_path, turned.read_bytes())
+    with Image.open(shown) as picture:
+        assert (found.width, found.height) == picture.size == size
+
+
 def test_a_clip_with_sound_and_subtitles_is_measured_by_its_pictures(tmp_path, clip_of):
     words = tmp_path / "words.srt"
     words.write_text("1\n00:00:00,000 --> 00:00:00,500\nhello\n")

@@ -6,44 +6,67 @@ the order is the same, and so is the memory. Torch would take hundreds of MB to 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
-import logging
 import subprocess
 import sys
 from typing import Any, Final
 
 DRIVER: Final = "libcuda.so.1"
-_ANSWER_S: Final = 10.0
+ANSWER_S: Final = 60.0
+"""A machine with eight large GPUs takes tens of seconds when nothing keeps its driver initialised."""
+_KILLED_S: Final = 1.0
 _NAME: Final = 256
-_log = logging.getLogger(__name__)
+# What cuInit answers where there is a driver for no device at all: the stub of the toolkit, and a machine without any.
+_NONE: Final = frozenset({34, 100})
+
+
+class NoAnswer(Exception):
+    """There is a driver, and it does not say which GPUs there are; a sentence."""
 
 
 def visible() -> list[dict[str, Any]]:
-    """Name and memory (MB) of each, in CUDA's order; none where there is no driver, or none that answers.
+    """Name and memory (MB) of each, in CUDA's order; none without a driver or a device, else `NoAnswer`.
 
-    Asked in a process of its own, so that a driver that hangs holds up nobody, and nothing of it stays in this one.
+    Asked in a process of its own, so that a driver that hangs holds up nobody for longer than `ANSWER_S`, and nothing
+    of it stays in this one.
     """
-    asking = [sys.executable, "-m", "workers.gpus"]
+    asking = subprocess.Popen(
+        [sys.executable, "-m", "workers.gpus"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        ctypes.CDLL(DRIVER)
-    except OSError:
-        return []
-    try:
-        answer = subprocess.run(asking, capture_output=True, timeout=_ANSWER_S, check=True, text=True).stdout
-        gpus: list[dict[str, Any]] = json.loads(answer)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
-        _log.warning("%s is there and does not say which GPUs there are: %s", DRIVER, error)
-        return []
+        said, wrong = asking.communicate(timeout=ANSWER_S)
+    except subprocess.TimeoutExpired:
+        asking.kill()
+        # One that hangs inside the kernel outlives that, and is not waited for.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            asking.communicate(timeout=_KILLED_S)
+        raise NoAnswer(f"{DRIVER} took longer than {ANSWER_S:g} s") from None
+    if asking.returncode:
+        last = wrong.strip().rpartition("\n")[2]
+        raise NoAnswer(last or f"asking {DRIVER} ended with status {asking.returncode}")
+    gpus: list[dict[str, Any]] = json.loads(said)
     return gpus
 
 
 def told(driver: Any) -> list[dict[str, Any]]:
-    """What the driver says of its devices; one that it cannot describe is not counted."""
+    """What the driver says of its devices, up to the first that it cannot describe; `NoAnswer` if that is the first."""
     count = ctypes.c_int()
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+    wrong = driver.cuInit(0)
+    if wrong in _NONE:
         return []
-    return [gpu for number in range(count.value) if (gpu := _device(driver, number))]
+    if wrong := wrong or driver.cuDeviceGetCount(ctypes.byref(count)):
+        raise NoAnswer(f"{DRIVER} cannot be used (CUDA error {wrong})")
+    seen: list[dict[str, Any]] = []
+    for number in range(count.value):
+        gpu = _device(driver, number)
+        if gpu is None:
+            break
+        seen.append(gpu)
+    if count.value and not seen:
+        raise NoAnswer(f"{DRIVER} cannot describe the first GPU")
+    return seen
 
 
 def _device(driver: Any, number: int) -> dict[str, Any] | None:
@@ -56,5 +79,17 @@ def _device(driver: Any, number: int) -> dict[str, Any] | None:
     return None if wrong else {"name": name.value.decode(errors="replace"), "vram_mb": size.value // 1_000_000}
 
 
+def main() -> None:
+    try:
+        driver = ctypes.CDLL(DRIVER)
+    except OSError:
+        sys.stdout.write("[]")
+        return
+    try:
+        sys.stdout.write(json.dumps(told(driver)))
+    except NoAnswer as error:
+        sys.exit(str(error))
+
+
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(told(ctypes.CDLL(DRIVER))))
+    main()

@@ -35,6 +35,8 @@ RESTART_S: Final = (0.0, 0.0, 1.0, 5.0, 15.0, 30.0)
 """Pauses before a runner is started again when the last ones died without having run anything."""
 START_S: Final = 120.0
 """A runner that takes longer to start and to look at the machine is given up."""
+AGAIN_S: Final = 120.0
+"""Between two looks at a machine whose GPUs could not be told."""
 _AWAY_S: Final = 2.0
 WEIGHTS: Final = ":"
 """In the engine of a step that needs a model's weights: `diffusion:wan-2.1-t2v-1.3b`."""
@@ -65,6 +67,8 @@ class Supervisor:
         self._shelf = Shelf(settings)
         self._warm = Warm(int(settings.host_cache_gb * 1e9))
         self._capabilities: dict[str, Any] = {}
+        self._looks: Child | None = None
+        self._looked_at = 0.0
         self._changed = threading.Condition()
         self._bell = True  # look for work at once
         self._rounds_begun = self._rounds_ended = 0
@@ -175,6 +179,7 @@ class Supervisor:
                 if claim is None:
                     return
                 self._execute(claim)
+                self._warm.go_on()
         except DatabaseUnavailable as error:
             _log.warning("cannot look for work: %s", error.detail)
             self._pause(min(_AWAY_S, self._settings.idle_claim_s))
@@ -231,7 +236,7 @@ class Supervisor:
         child = self._child
         if child is None or child.killed or child.gone.is_set():
             child = self._started()
-        if child is not None and child.usable and (self._capabilities or self._learned(child)):
+        if child is not None and child.usable and self._learned(child):
             return child
         if child is not None and time.monotonic() - child.started > START_S:
             _log.error("the runner hangs before it is ready")
@@ -247,6 +252,8 @@ class Supervisor:
         wanted = claim.model if WEIGHTS in claim.engine else None
         profile = self._profile(claim) if wanted else None
         other = child is not None and child.holds is not None and (child.holds, child.profile) != (wanted, profile)
+        if wanted and (other or self._resident is None):
+            self._warm.pause()
         if child is None or not child.usable or (wanted and other):
             if child is not None:
                 _log.info("%s: ends the runner that holds %s", claim.label, child.holds or "no model")
@@ -280,6 +287,7 @@ class Supervisor:
         _log.info("unloads %s: nothing to do for %g s", held, self._settings.unload_s)
         child.close()
         self._gave_up(held)
+        self._warm.go_on()
         self._heartbeat.hurry()
         # The next round starts an empty one, so that the first step after this need not wait for it.
         self._ring()
@@ -304,17 +312,25 @@ class Supervisor:
         child = Child(self._ring)
         self._child = child
         if not self._capabilities:
-            ffmpeg = self._settings.ffmpeg
-            child.order("probe", {"engines": self._engines, "ffmpeg": str(ffmpeg) if ffmpeg else None})
+            self._look_with(child)
         return child
 
+    def _look_with(self, child: Child) -> None:
+        self._looks = child
+        ffmpeg = self._settings.ffmpeg
+        child.order("probe", {"engines": self._engines, "ffmpeg": str(ffmpeg) if ffmpeg else None})
+
     def _learned(self, child: Child) -> bool:
-        if child.capabilities is None:
-            return False
-        self._capabilities = dict(child.capabilities)
-        _log.info("serving %s with %s", ", ".join(self._settings.queues), self._capabilities.get("engines"))
-        self._heartbeat.hurry()
-        return True
+        """Whether it is known what this machine can do; where its GPUs did not tell, they are asked now and then."""
+        told, child.capabilities = child.capabilities, None
+        if told is not None:
+            self._capabilities, self._looks, self._looked_at = dict(told), None, time.monotonic()
+            _log.info("serving %s with %s", ", ".join(self._settings.queues), self._capabilities.get("engines"))
+            self._heartbeat.hurry()
+        silent = bool(self._capabilities) and "vram_mb" not in self._capabilities
+        if silent and self._looks is not child and time.monotonic() - self._looked_at >= AGAIN_S:
+            self._look_with(child)
+        return bool(self._capabilities)
 
     def _free(self) -> bool:
         child = self._child

@@ -32,7 +32,14 @@ _DISK: Final = {
     errno.ENFILE: "the machine has no file descriptors left",
 }
 _ADDRESS: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
-_PATH: Final = re.compile(r"(?<![\w.])~?(?:/[^\s/'\"<>:;,()\[\]]+){2,}/?|[A-Za-z]:\\\S+")
+_NAME: Final = r"[^\s/'\"<>:;,()\[\]]+"
+_PATH: Final = re.compile(
+    r"(?<=')~?/[^'\n]*/[^'\n]*(?=')"
+    r'|(?<=")~?/[^"\n]*/[^"\n]*(?=")'
+    # Without quotes, a name may have one space.
+    rf"|(?<![\w.])~?(?:/{_NAME}){{2,}}/?(?: {_NAME}(?:/{_NAME})+/?)*"
+    r"|[A-Za-z]:\\\S+"
+)
 _SECRET: Final = re.compile(
     r"(?i)\b(?:fw_live_\w+|whsec_\S+|(?:password|passwd|secret|token|api[_-]?key|authorization)\s*[=:]\s*\S+)"
 )

@@ -18,7 +18,8 @@ class Warm:
     """Keeps the page cache of the models used last warm, from a thread, up to `most` bytes; 0 keeps none.
 
     Nothing is held by this process: the kernel may take the memory for something else at any time, and what it took is
-    read again only when the model is next kept. The models that are kept longest go first when there are too many, and
+    read again only when the model is next kept. Nothing is read between `pause` and `go_on`: the disk is for the model
+    that is loaded meanwhile. The models that are kept longest go first when there are too many, and
     one that is larger than `most` is not kept at all.
     """
 
@@ -26,6 +27,8 @@ class Warm:
         self._most = most
         self._asked: queue.SimpleQueue[tuple[str, Path] | None] = queue.SimpleQueue()
         self._kept: OrderedDict[str, dict[Path, int]] = OrderedDict()
+        self._may_read = threading.Event()
+        self._may_read.set()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="warm", daemon=True)
 
@@ -38,15 +41,25 @@ class Warm:
         if self._thread.is_alive():
             self._asked.put((model, folder))
 
+    def pause(self) -> None:
+        """A model is about to be loaded."""
+        self._may_read.clear()
+
+    def go_on(self) -> None:
+        """Nothing is being loaded."""
+        self._may_read.set()
+
     def close(self, timeout_s: float = 5.0) -> None:
         """Reads nothing more."""
         self._closed = True
+        self._may_read.set()
         if self._thread.is_alive():
             self._asked.put(None)
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         while (asked := self._asked.get()) is not None:
+            self._may_read.wait()
             try:
                 self._keep(*asked)
             except OSError as error:
@@ -70,7 +83,7 @@ class Warm:
         room = bytearray(_CHUNK)
         with path.open("rb", buffering=0) as file:
             while not self._closed and file.readinto(room):
-                pass
+                self._may_read.wait()
 
 
 def _release(path: Path) -> None:

@@ -6,13 +6,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from math import isfinite
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 from pydantic import Field, ValidationError
 
+from framewright.catalogue.arguments import Wrong, called
 from framewright.catalogue.diffusion import Diffusion, Guidance, Profile, Repo
 from framewright.catalogue.offering import offer
 from framewright.catalogue.row import Buckets, FrameRule, Licence, ModelRow, SizeRule
@@ -26,13 +26,6 @@ REPOSITORY: Final = form(r"^[\w.-]+/[\w.-]+$", "owner/name")
 RESERVED: Final = frozenset({"loras"})
 """Folders beside those of models: LoRAs that workers have lie in one of that name."""
 _MOST: Final = 1_000
-_PASSED: Final = frozenset(
-    {"prompt", "negative_prompt", "max_sequence_length", "height", "width", "num_frames", "frame_rate", "fps"}
-    | {"num_inference_steps", "generator", "latents", "denoise_strength", "output_type", "return_dict", "conditions"}
-    | {"callback_on_step_end", "callback_on_step_end_tensor_inputs"}
-)
-"""Arguments that a run itself gives to a pipeline, whatever the model."""
-_LEVELS: Final = ("timesteps", "sigmas")
 _Whole = Annotated[int, Field(ge=1, le=100_000)]
 _Text = Annotated[str, Field(min_length=1, max_length=1000)]
 
@@ -101,14 +94,6 @@ class _Own(Strict):
     upscaler: bool = False
 
 
-class _Wrong(Exception):
-    """What is wrong with an entry, at a key of it."""
-
-    def __init__(self, key: str, sentence: str) -> None:
-        super().__init__(sentence)
-        self.key, self.sentence = key, sentence
-
-
 def load(file: Path | None, known: tuple[ModelRow, ...]) -> tuple[ModelRow, ...]:
     """The rows of `file`, each like one of `known`; none without a file.
 
@@ -131,7 +116,7 @@ def load(file: Path | None, known: tuple[ModelRow, ...]) -> tuple[ModelRow, ...]
         where = f"FRAMEWRIGHT_CATALOGUE: {file}: model {number}" + (f" ({name})" if isinstance(name, str) else "")
         try:
             rows.append(_row(entry, (*known, *rows), file.parent))
-        except _Wrong as wrong:
+        except Wrong as wrong:
             raise SettingsError(f"{where}: {wrong.key}: {wrong.sentence}") from None
     return tuple(rows)
 
@@ -142,14 +127,14 @@ def _row(entry: Any, known: tuple[ModelRow, ...], beside: Path) -> ModelRow:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         _, sentence = worded(first["loc"] or ("entry",), first["type"], first.get("ctx", {}), first["msg"])
-        raise _Wrong(pointer(*first["loc"])[1:].replace("/", ".") or "entry", sentence) from None
+        raise Wrong(pointer(*first["loc"])[1:].replace("/", ".") or "entry", sentence) from None
     if own.name in RESERVED:
-        raise _Wrong("name", "a folder beside the models has this name")
+        raise Wrong("name", "a folder beside the models has this name")
     if any(row.name == own.name for row in known):
-        raise _Wrong("name", "another model has this name")
+        raise Wrong("name", "another model has this name")
     like = next((row for row in known if row.name == own.like), None)
     if like is None or like.diffusion is None:
-        raise _Wrong("like", "there is no diffusion model of this name")
+        raise Wrong("like", "there is no diffusion model of this name")
     made = offer(
         own.name,
         own.title or f"{like.title} ({own.name})",
@@ -160,6 +145,8 @@ def _row(entry: Any, known: tuple[ModelRow, ...], beside: Path) -> ModelRow:
         frames=_frames(own.frames, like.frames),
         typical_mpix_s=like.speed.typical_mpix_s,
     )
+    if made.diffusion and (side := min(map(min, _sizes(made.size)))) < made.diffusion.latents.spatial:
+        raise Wrong("latents.spatial", f"it is more than a side that can be asked for, {side}")
     return replace(made, presets=tuple(preset for preset in like.presets if _fits(made, preset.params)))
 
 
@@ -179,12 +166,12 @@ def _facts(own: _Own, like: Diffusion, beside: Path) -> Diffusion:
         like, steps=replace(like.steps, **_given(own.steps)), latents=replace(like.latents, **_given(own.latents))
     )
     if not facts.steps.least <= facts.steps.default <= facts.steps.most:
-        raise _Wrong("steps.default", f"steps go from {facts.steps.least} to {facts.steps.most}")
+        raise Wrong("steps.default", f"steps go from {facts.steps.least} to {facts.steps.most}")
     if own.guidance is not None:
         facts = replace(facts, guidance=_guided(own.guidance, facts.guidance))
     if own.shift is not None:
         if facts.scheduler.shift is None:
-            raise _Wrong("shift", "the scheduler of this model has none")
+            raise Wrong("shift", "the scheduler of this model has none")
         facts = replace(facts, scheduler=replace(facts.scheduler, shifts=((0, own.shift),)))
     if own.vram_mb is not None:
         facts = replace(facts, profiles=(Profile(name="whole", vram_mb=own.vram_mb),))
@@ -194,18 +181,18 @@ def _facts(own: _Own, like: Diffusion, beside: Path) -> Diffusion:
         fps=Fraction(own.fps) if own.fps else facts.fps,
         dtypes=_precise(own.dtype, facts.dtypes) if own.dtype else facts.dtypes,
         max_tokens=own.max_tokens or facts.max_tokens,
-        call=_called(own.call, facts),
+        call=called(own.call, facts),
     )
 
 
 def _weights(own: _Own, like: Diffusion, beside: Path) -> dict[str, Any]:
     """Where they are, when not where those of the other row are. A fine-tune is a whole pipeline, not a part of one."""
     if own.repo is not None and own.path is not None:
-        raise _Wrong("path", "say repo or path, and not both")
+        raise Wrong("path", "say repo or path, and not both")
     if own.revision is not None and own.repo is None:
-        raise _Wrong("revision", "a revision needs its repo")
+        raise Wrong("revision", "a revision needs its repo")
     if own.upscaler and (own.path is None or like.upscale is None):
-        raise _Wrong("upscaler", "it goes with a path, and with a model that has a second stage")
+        raise Wrong("upscaler", "it goes with a path, and with a model that has a second stage")
     if own.repo is not None:
         return {"repo": Repo(id=own.repo, revision=own.revision), "base": None, "folder": None}
     if own.path is not None:
@@ -219,40 +206,9 @@ def _precise(dtype: str, like: Mapping[str, str]) -> Mapping[str, str]:
     return MappingProxyType({**{part: kind for part, kind in like.items() if kind == "float32"}, "default": dtype})
 
 
-def _called(given: Mapping[str, Any], facts: Diffusion) -> Mapping[str, Any]:
-    """Fixed arguments of every call: the row's, and those given instead or besides."""
-    taken = _PASSED | {rule.argument for rule in facts.guidance} | {knob.argument for knob in facts.knobs}
-    taken |= {argument for ways in facts.slots.values() for way in ways for argument in way.arguments().values()}
-    taken |= {facts.strength.argument} if facts.strength else set()
-    for name, value in given.items():
-        if name in taken:
-            raise _Wrong(f"call.{name}", "the service gives this one itself")
-        if not _plain(value):
-            raise _Wrong(f"call.{name}", "it must be text, a number, true or false, or a list or table of these")
-    call = {**facts.call, **given}
-    for name in _LEVELS:
-        if name in call and not (
-            isinstance(call[name], list | tuple) and len(call[name]) == facts.steps.least == facts.steps.most
-        ):
-            raise _Wrong(f"call.{name}", "it must be a list, and steps.least and steps.most as many as it has entries")
-    return MappingProxyType(call)
-
-
-def _plain(value: Any) -> bool:
-    """Whether it is what JSON can say. NaN, infinities and times are not."""
-    match value:
-        case dict():
-            return all(map(_plain, value.values()))
-        case list():
-            return all(map(_plain, value))
-        case float():
-            return isfinite(value)
-    return isinstance(value, str | int)
-
-
 def _guided(values: list[float], like: tuple[Guidance, ...]) -> tuple[Guidance, ...]:
     if len(values) > len(like):
-        raise _Wrong("guidance", f"this model has {len(like) or 'none'}")
+        raise Wrong("guidance", f"this model has {len(like) or 'none'}")
     changed = [
         replace(rule, default=value, least=min(rule.least, value), most=max(rule.most, value))
         for rule, value in zip(like, values, strict=False)
@@ -274,18 +230,25 @@ def _size(own: _Sizes, like: SizeRule) -> SizeRule:
     rule = replace(like, **said)
     if own.base is not None:
         rule = replace(rule, buckets=Buckets(own.base, rule.multiple))
+        if not _sizes(rule):
+            raise Wrong("size.base", f"it leaves no size of whole patches of {rule.multiple} pixels")
     if rule.least > rule.most:
-        raise _Wrong("size.least", f"it is more than the most, {rule.most}")
+        raise Wrong("size.least", f"it is more than the most, {rule.most}")
     if rule.least % rule.multiple or rule.most % rule.multiple:
-        raise _Wrong("size.multiple", f"the least and the most, {rule.least} and {rule.most}, must be multiples of it")
+        raise Wrong("size.multiple", f"the least and the most, {rule.least} and {rule.most}, must be multiples of it")
     if rule.buckets is None and rule.default is None:
-        raise _Wrong("size.default", "it is required")
+        raise Wrong("size.default", "it is required")
     usual = rule.default or (rule.most, rule.most)
     if any(side % rule.multiple or not rule.least <= side <= rule.most for side in usual):
-        raise _Wrong("size.default", f"sides are multiples of {rule.multiple}, {rule.least} to {rule.most}")
+        raise Wrong("size.default", f"sides are multiples of {rule.multiple}, {rule.least} to {rule.most}")
     if rule.max_area is not None and usual[0] * usual[1] > rule.max_area:
-        raise _Wrong("size.default", f"it has more than {rule.max_area} pixels")
+        raise Wrong("size.default", f"it has more than {rule.max_area} pixels")
     return rule
+
+
+def _sizes(rule: SizeRule) -> tuple[tuple[int, int], ...]:
+    """All sizes of a list, or the least one."""
+    return rule.buckets.every() if rule.buckets else rule.only or ((rule.least, rule.least),)
 
 
 def _frames(own: _Frames, like: FrameRule) -> FrameRule:
@@ -294,7 +257,7 @@ def _frames(own: _Frames, like: FrameRule) -> FrameRule:
         rule = replace(rule, least=own.least or rule.stride + rule.offset)
     for key, count in (("least", rule.least), ("most", rule.most), ("default", rule.default or rule.least)):
         if (count - rule.offset) % rule.stride:
-            raise _Wrong(f"frames.{key}", f"counts are {rule.stride} x n + {rule.offset}")
+            raise Wrong(f"frames.{key}", f"counts are {rule.stride} x n + {rule.offset}")
     if not rule.least <= (rule.default or rule.least) <= rule.most:
-        raise _Wrong("frames.default", f"frames go from {rule.least} to {rule.most}")
+        raise Wrong("frames.default", f"frames go from {rule.least} to {rule.most}")
     return rule

@@ -84,26 +84,30 @@ class Home:
         try:
             manifest = read(folder)
         except WeightsRefused as error:
-            return OnDisk(row.name, folder, State.DAMAGED, used(folder), error.detail, pull)
+            return OnDisk(row.name, folder, State.DAMAGED, used(folder), _within(folder, row, error), pull)
         try:
             found = {path: facts.st_size for path, facts in walk(folder)}
         except WeightsRefused as error:
             again = f"framewright models rm {row.name} && {pull}"
-            return OnDisk(row.name, folder, State.DAMAGED, used(folder), error.detail, again)
+            return OnDisk(row.name, folder, State.DAMAGED, used(folder), _within(folder, row, error), again)
         size = used(folder)
         if manifest is None:
-            why = f"{folder} has no {NAME}, so nobody knows what it holds"
+            why = f"the folder of {row.name} has no {NAME}, so nobody knows what it holds"
             return OnDisk(row.name, folder, State.PARTIAL, size, why, pull, accepted=self.consented(row, None))
         accepted = self.consented(row, manifest)
         state, wrong, mend = _judge(row, folder, manifest, found)
         return OnDisk(row.name, folder, state, size, wrong, mend, manifest, accepted)
 
     def ready(self, row: ModelRow) -> Path:
-        """The folder to load a row from; `ModelNotReady` or `LicenceNotAccepted` with the command that helps."""
+        """The folder to load a row from; `ModelNotReady` or `LicenceNotAccepted` with the command that helps.
+
+        Tenants read these sentences: paths of this machine are for commands that run on it.
+        """
         here = self.look(row)
         own = row.diffusion is not None and row.diffusion.folder is not None
         if here.state is not State.COMPLETE:
-            raise ModelNotReady(f"{row.name} is not ready: {here.why}; {here.fix if own else f'run: {here.fix}'}")
+            fix = f"framewright models verify {row.name}" if str(here.folder) in str(here.fix) else here.fix
+            raise ModelNotReady(f"{row.name} is not ready: {here.why}; {fix if own else f'run: {fix}'}")
         if not here.accepted:
             pull = f"run: framewright models pull {row.name} --accept-licence"
             raise LicenceNotAccepted(
@@ -156,13 +160,13 @@ def _judge(
     for path in found:
         suffix = PurePosixPath(path).suffix.lower()
         if path not in known and path != NAME and (suffix in CODE or suffix in _LOADED):
-            why = f"{folder / path} is not part of what was pulled and might be loaded"
+            why = f"{path} of {row.name} is not part of what was pulled and might be loaded"
             return State.DAMAGED, why, f"rm '{folder / path}'"
     if not matches(row, manifest):
-        why = f"what lies in {folder} is another revision or repository than this version of {row.name} runs"
+        why = f"another revision or repository of {row.name} is here than this version runs"
         return State.PARTIAL, why, pull
     if manifest.damaged:
-        return State.DAMAGED, f"{folder / manifest.damaged[0]} does not have the content that was pulled", pull
+        return State.DAMAGED, f"{manifest.damaged[0]} of {row.name} does not have the content that was pulled", pull
     if not manifest.complete:
         whole = sum(size for path, size in known.items() if found.get(path) == size)
         parts = used(folder / PARTS) if (folder / PARTS).is_dir() else 0
@@ -171,8 +175,13 @@ def _judge(
     wrong = next((path for path, size in known.items() if found.get(path) != size), None)
     if wrong is not None:
         how = "is missing" if wrong not in found else f"has {found[wrong]} bytes instead of {known[wrong]}"
-        return State.DAMAGED, f"{folder / wrong} {how}", pull
+        return State.DAMAGED, f"{wrong} of {row.name} {how}", pull
     return State.COMPLETE, None, None
+
+
+def _within(folder: Path, row: ModelRow, error: WeightsRefused) -> str:
+    """What is wrong, with paths as they are within the model's folder."""
+    return error.detail.replace(f"{folder}{os.sep}", "").replace(str(folder), f"the folder of {row.name}")
 
 
 def matches(row: ModelRow, manifest: Manifest) -> bool:
@@ -200,10 +209,14 @@ def _own(row: ModelRow, folder: Path, *, accepted: bool) -> OnDisk:
     """A folder of the operator's own has no manifest: what it holds is checked each time, and so is the setting."""
     if not folder.is_dir():
         fix = "correct `path` in the catalogue file"
-        return OnDisk(row.name, folder, State.ABSENT, 0, f"{folder} is not there", fix, accepted=accepted)
+        return OnDisk(
+            row.name, folder, State.ABSENT, 0, f"the folder of {row.name} is not there", fix, accepted=accepted
+        )
     try:
         check(folder)
     except WeightsRefused as error:
         fix = "put right what it names"
-        return OnDisk(row.name, folder, State.DAMAGED, used(folder), error.detail, fix, accepted=accepted)
+        return OnDisk(
+            row.name, folder, State.DAMAGED, used(folder), _within(folder, row, error), fix, accepted=accepted
+        )
     return OnDisk(row.name, folder, State.COMPLETE, used(folder), accepted=accepted)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from framewright import store
+from api.explain import explain
+from framewright import catalogue, ids, store, waiting
 from framewright.database import Database
+from framewright.jobs import JobState, Status, StepState
 from framewright.rows import Presence
 
 MODEL = "wan-2.1-t2v-1.3b"
@@ -121,21 +125,24 @@ def test_a_machine_without_gpu_and_memory_is_no_place_either(ask, join: Join) ->
 
 def test_a_machine_without_gpu_says_its_own_part_beside_gpus_that_are_too_small(ask, join: Join) -> None:
     model = "wan-2.1-t2v-14b"
-    join("cpu", why=("insufficient_memory", f"{model} needs at least 60 GB of memory, and this worker has 2 GB"), of=model)
+    short = f"{model} needs at least 60 GB of memory, and this worker has 2 GB"
+    join("cpu", why=("insufficient_memory", short), of=model)
     join("twelve", vram_mb=12_570)
     said = ask(model)[0]["blocked_reason"]
     assert "there are: GPU twelve with 12.6 GB. These would fit: " in said
-    assert said.endswith(f". On cpu: {model} needs at least 60 GB of memory, and this worker has 2 GB")
+    assert said.endswith(f". On cpu: {short}")
 
 
-def test_a_model_of_ones_own_that_needs_no_gpu_is_not_said_to_need_one(join: Join, tmp_path: Path) -> None:
+def test_a_model_of_ones_own_that_needs_no_gpu_is_not_said_to_need_one(
+    db: Database, join: Join, tmp_path: Path
+) -> None:
     file = tmp_path / "models.toml"
     file.write_text(f'[[model]]\nname = "mine"\nlike = "{MODEL}"\npath = "x"\nvram_mb = 0\n')
     short = "mine needs at least 16 GB of memory, and this worker has 2 GB"
-    worker = about("cpu", {"models": {"refused": {"mine": {"code": "insufficient_memory", "message": short}}}})
+    join("cpu", why=("insufficient_memory", short), of="mine")
     catalogue.install(file)
     try:
-        blocked = waiting.blocked("no_capability", "gpu", "diffusion:mine", kind="generate", workers=[worker])
+        blocked = waiting.blocked("no_capability", "gpu", "diffusion:mine", workers=store.list_workers(db))
     finally:
         catalogue.install(None)
     assert blocked is not None
@@ -146,9 +153,9 @@ def test_a_job_whose_step_was_handed_back_waits_and_does_not_run(ask, join: Join
     """The job has started, and its step is to be had again."""
     join("small", vram_mb=80_000)
     job, told = ask(MODEL)
-    row = store.get_job(db, ids.parse("job", job["id"]))
+    row = store.get_job(db, "default", ids.parse(ids.JOB, job["id"]))
     started = replace(row, state=JobState.RUNNING, status=Status.RUNNING)
-    assert explain(job["id"], started, store.workers(db)).summary == told["summary"]
+    assert explain(job["id"], started, store.list_workers(db)).summary == told["summary"]
     running = replace(row.steps[0], state=StepState.RUNNING, started_at=row.created_at, worker="small", attempt=1)
     said = explain(job["id"], replace(started, steps=(running,)), ())
     assert (said.code, said.summary) == ("running", f"Running step {running.name} on small, attempt 1.")

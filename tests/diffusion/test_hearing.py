@@ -154,6 +154,16 @@ def test_a_sound_that_is_not_stereo_is_heard_on_both_sides_as_loud_as_it_is(chan
     assert equal(hearing._stereo(Sound(samples, 16_000), 16_000), np.repeat(samples[:1], 2, axis=0))
 
 
+def test_a_sound_shorter_than_the_resampler_looks_at_is_silence() -> None:
+    assert hearing._stereo(Sound(tones(440)[:, :1], RATE), 16_000).shape[0] == 2
+
+
+def test_a_sound_that_cannot_be_resampled_is_refused_with_its_field() -> None:
+    with pytest.raises(BadInput) as refused:
+        hearing._stereo(Sound(tones(440), 0), 16_000)
+    assert [one.pointer for one in refused.value.fields] == ["/input/audio"]
+
+
 def test_spectra_are_those_that_the_models_were_trained_on() -> None:
     from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 

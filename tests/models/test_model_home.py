@@ -93,8 +93,8 @@ def test_a_damaged_folder_is_never_loaded(pulling: Pull, home: Home, spoil: Call
     spoil(home.folder(row()))
     here = home.look(row())
     assert here.state is State.DAMAGED
-    assert "tiny" in str(here.why)
-    with pytest.raises(ModelNotReady, match="framewright models (pull|rm|verify) tiny") as refused:
+    assert str(home.root) not in str(here.why)
+    with pytest.raises(ModelNotReady, match=r"framewright models (pull|rm|verify) tiny") as refused:
         home.ready(row())
     assert str(home.root) not in refused.value.detail
 
@@ -118,7 +118,7 @@ def test_a_refusal_has_no_path_of_the_machine(pulling: Pull, home: Home, tmp_pat
             asked = row(folder=tmp_path / "own")
         case "no own":
             asked = row(folder=tmp_path / "own")
-    with pytest.raises(ModelNotReady, match="^tiny is not ready: ") as refused:
+    with pytest.raises(ModelNotReady, match=r"^tiny is not ready: ") as refused:
         home.ready(asked)
     assert str(tmp_path) not in refused.value.detail
     assert str(home.root) not in refused.value.detail
@@ -132,7 +132,7 @@ def test_a_stray_file_is_named_within_the_folder_and_whole_on_the_machine_itself
     with pytest.raises(ModelNotReady) as refused:
         home.ready(row())
     assert refused.value.detail == (
-        "tiny is not ready: vae/model.safetensors is not part of what was pulled and might be loaded; "
+        "tiny is not ready: vae/model.safetensors of tiny is not part of what was pulled and might be loaded; "
         "run: framewright models verify tiny"
     )
     with pytest.raises(WeightsRefused, match="run: rm '/"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,46 @@ def test_what_a_runner_could_not_load_is_offered_no_further_although_all_looks_w
     shelf.refuse("small", told)
     assert shelf.offered(facts) == ("camera-move",)
     assert shelf.refused(facts)["small"] == told
+
+
+def test_a_runner_is_believed_until_a_file_of_the_model_changes(shelf, tmp_path, monkeypatch):
+    facts = {"engines": ENGINES, "vram_mb": 80_000, "memory_mb": 64_000}
+    (weights := tmp_path / "small" / "vae.json").write_text("{}")
+    monkeypatch.setattr("workers.shelf.LOOK_S", 0.0)
+    now = 0.0
+    monkeypatch.setattr("workers.shelf.time.monotonic", lambda: now)
+    told = Refusal("weights_refused", "the weights of small are refused: a header is torn")
+    shelf.refuse("small", told)
+    now = 3500.0
+    assert shelf.refused(facts)["small"] == told
+    os.utime(weights, ns=(0, 0))
+    assert "diffusion:small" in shelf.offered(facts)
+    shelf.refuse("small", told)
+    assert shelf.refused(facts)["small"] == told
+    now += 3601.0
+    assert "diffusion:small" in shelf.offered(facts)
+
+
+def test_that_the_gpu_is_too_small_for_a_model_is_believed_for_good(shelf, tmp_path, monkeypatch):
+    facts = {"engines": ENGINES, "vram_mb": 80_000, "memory_mb": 64_000}
+    now = 0.0
+    monkeypatch.setattr("workers.shelf.LOOK_S", 0.0)
+    monkeypatch.setattr("workers.shelf.time.monotonic", lambda: now)
+    told = Refusal("insufficient_vram", "small needs at least 90 GB of GPU memory, and this worker has 80 GB")
+    shelf.refuse("small", told)
+    (tmp_path / "small").rmdir()
+    assert "small" not in shelf.refused(facts)
+    (tmp_path / "small").mkdir()
+    now = 1e9
+    assert shelf.refused(facts)["small"] == told
+
+
+def test_no_model_is_offered_while_the_gpus_are_not_known(shelf):
+    facts = {"engines": ENGINES, "memory_mb": 64_000}
+    assert shelf.offered(facts) == ("camera-move",)
+    said = shelf.refused(facts)["small"]
+    assert said.code == "model_not_ready"
+    assert "the GPU driver of this worker does not say which GPUs there are" in said.message
 
 
 def test_what_was_removed_a_moment_ago_is_noticed_when_a_runner_says_so(shelf, tmp_path):

@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from desk import supervised
+from test_unloading import MOCHI, WAN, order, paused, shown
 from waiting import until
 
+from framewright import store
 from workers.warm import Warm
 
 SIZE = 4 << 20
@@ -80,6 +83,36 @@ def test_a_model_that_is_too_large_or_gone_is_left_alone_and_the_next_one_kept(w
         warm.keep(folder.name, folder)
     until(lambda: held(small) == 1.0)
     assert held(large) == 0.0
+
+
+def test_nothing_is_read_while_another_model_is_loaded(warm: Warm, tmp_path: Path) -> None:
+    first, second = model(tmp_path, "one"), model(tmp_path, "two")
+    warm.keep("one", first)
+    until(lambda: held(first) == 1.0)
+    warm.pause()
+    warm.keep("two", second)
+    # It took the order, and does no more than that.
+    until(warm._asked.empty)
+    assert held(second) == 0.0
+    warm.go_on()
+    until(lambda: held(second) == 1.0)
+
+
+def test_a_worker_reads_what_it_gave_up_only_after_the_attempt_that_loads_the_next_model(desk, quick, tmp_path) -> None:
+    """The runner is the scripted one: who may read is for the supervisor to say."""
+    settings = quick.model_copy(update={"models_dir": tmp_path, "host_cache_gb": 1.0})
+    folder = model(tmp_path, WAN)
+    with supervised(settings) as worker:
+        paused(desk, worker)
+        worker._runner_for(order(WAN))
+        worker._runner_for(order(MOCHI))
+        until(lambda: shown(desk, worker) == ("idle", [MOCHI]))
+        until(worker._warm._asked.empty)
+        assert held(folder) == 0.0
+        job_id = desk.submit()
+        store.set_worker_control(desk.db, worker.name, "run")
+        desk.succeeded(job_id)
+        until(lambda: held(folder) == 1.0)
 
 
 def test_without_room_nothing_is_read(tmp_path: Path) -> None:

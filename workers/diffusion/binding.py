@@ -17,8 +17,8 @@ from framewright.catalogue.diffusion import Diffusion
 
 VERSION: Final = 2
 """Of what a snapshot holds; a newer one starts old runs from the beginning."""
-_ELSEWHERE: Final = frozenset({"folder", "profiles"})
-"""Facts of a row that change no run: where its weights lie, and what else would fit on other GPUs."""
+_ELSEWHERE: Final = frozenset({"folder", "profiles", "denoiser"})
+"""Facts of a row that change no run: where its weights lie, what else would fit on other GPUs, what times rest on."""
 
 
 def digest(

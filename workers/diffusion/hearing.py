@@ -13,17 +13,20 @@ import torch
 from numpy.typing import NDArray
 from transformers.audio_utils import mel_filter_bank
 
+from framewright.errors import BadInput
 from workers.media.sound import Sound
 
 LATENTS: Final = "audio_latents"
 """The argument of a pipeline that takes a sound."""
 _LEAST: Final = 1e-5
+_FIELD: Final = "/input/audio"
 
 
 def latents(pipe: Any, sound: Sound, seconds: Fraction, window: int) -> torch.Tensor:
     """The latents (1, C, L, M) of the first `seconds` of `sound`, which is followed by silence.
 
-    `window` is how many samples each spectrum of the model is made of. Draws no random numbers.
+    `window` is how many samples each spectrum of the model is made of. Draws no random numbers. `BadInput` names the
+    field of a sound that cannot be resampled.
     """
     vae = pipe.audio_vae
     rate, hop = vae.config.sample_rate, vae.config.mel_hop_length
@@ -94,6 +97,11 @@ def _stereo(sound: Sound, rate: int) -> NDArray[np.float32]:
     )
     frame.sample_rate = sound.rate
     resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
-    pieces = [one.to_ndarray() for one in (*resampler.resample(frame), *resampler.resample(None))]
-    resampled: NDArray[np.float32] = np.concatenate(pieces, axis=1).astype(np.float32, copy=False)
+    try:
+        pieces = [one.to_ndarray() for one in (*resampler.resample(frame), *resampler.resample(None))]
+    except av.FFmpegError as error:
+        raise BadInput(f"the sound cannot be resampled: {error.strerror}", field=_FIELD) from error
+    # Fewer samples than the resampler looks at once become none.
+    nothing = np.zeros((len(samples), 0), np.float32)
+    resampled: NDArray[np.float32] = np.concatenate([nothing, *pieces], axis=1).astype(np.float32, copy=False)
     return resampled.repeat(2 // len(samples), axis=0)

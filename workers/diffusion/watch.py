@@ -135,15 +135,14 @@ class Watch:
         self._shown = now
         try:
             picture = previews.picture(self._pipe, last, replace(self._look, size=reached.size))
+            if picture is not None:
+                small, width, height = clip.jpeg(picture, clip.PREVIEW_SIDE, 72)
+                self._run.preview(small, "image/jpeg", width, height)
         except Exception as error:  # noqa: BLE001 - nobody asked for a picture at the price of the clip
             self._previews = False
             _log.warning("no more previews of this run: %s", type(error).__name__)
             error.__traceback__ = None  # holds what the decoder had made so far
             self._loaded.free()
-            return
-        if picture is not None:
-            small, width, height = clip.jpeg(picture, clip.PREVIEW_SIDE, 72)
-            self._run.preview(small, "image/jpeg", width, height)
 
     def _device_done(self) -> None:
         if self._loaded.device.type == "cuda":

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from framewright import sounds
 from framewright.errors import EngineError
 
-CHANNELS = 8
 _SILENT = 32  # of 32,768; what lossy codecs make of nothing stays below
 
 
@@ -48,7 +48,7 @@ def write(sound: Sound, path: Path, seconds: Fraction) -> Written:
     `EngineError` for numbers that are no sound.
     """
     samples = sound.samples
-    if samples.ndim != 2 or not 1 <= samples.shape[0] <= CHANNELS or not 4000 <= sound.rate <= 384_000:
+    if samples.ndim != 2 or sounds.objection(sound.rate, sound.channels):
         raise EngineError(f"sound of shape {samples.shape} at {sound.rate} samples a second is none")
     if not np.isfinite(samples).all():
         raise EngineError("the model made numbers that are no sound (NaN); its weights may be damaged")
