@@ -9,7 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -152,7 +152,16 @@ def test_damage_is_found_and_told_by_the_status(models: Run, tmp_path: Path) -> 
     assert "fix: framewright models pull tiny" in listed.stderr
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C means something to children, also where these tests run behind a shell's `&`, which is deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.fault
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_ends_it_at_once_and_the_next_pull_goes_on(
     models: Run, hub: Hub, environment: dict[str, str], tmp_path: Path
 ) -> None:
