@@ -10,6 +10,8 @@ ARGS ?=
 # The torch that the suite passed with. Its CPU wheels are small where they are to be had; PyPI's for Linux bring
 # gigabytes of CUDA, so only the Python that the suite is run with every time gets it unasked.
 TESTED_TORCH = 2.13.0
+# Alone: what torch needs comes with the rest, so that its own index is asked for nothing else.
+CPU_TORCH = --no-deps --extra-index-url https://download.pytorch.org/whl/cpu
 TORCH ?= $(shell $(BIN)/python -c 'import sys; print("$(TESTED_TORCH)" * (sys.version_info[:2] == (3, 11)))' 2>/dev/null)
 
 # Snippets in README and docs are laid out for reading, by hand.
@@ -60,8 +62,7 @@ benchgpu: $(VENV)/.developer ## Measure a GPU against stock diffusers, in 9 minu
 constraints: ## Resolve the newest versions anew and write constraints.txt
 	@rm -rf build/constraints && mkdir -p build
 	@"$(PYTHON)" -m venv build/constraints
-	@build/constraints/bin/python -m pip --disable-pip-version-check -qq install \
-	  --extra-index-url https://download.pytorch.org/whl/cpu "torch==$(TESTED_TORCH)"
+	@build/constraints/bin/python -m pip --disable-pip-version-check -qq install $(CPU_TORCH) "torch==$(TESTED_TORCH)"
 	@build/constraints/bin/python -m pip --disable-pip-version-check -qq install '.[embedded,gpu,test,dev]'
 	@{ echo "# Exact versions that the suite passed with; \`make constraints\` refreshes them. torch is the operator's choice."; \
 	  build/constraints/bin/python -m pip --disable-pip-version-check freeze --exclude framewright --exclude torch; \
@@ -94,7 +95,7 @@ $(VENV)/.developer: $(VENV)/.installed pyproject.toml constraints.txt
 	@echo "Installing the tools of tests and checks"
 	@if [ -n "$(TORCH)" ]; then \
 	  echo "and torch for the CPU, which the tests of diffusion models run on"; \
-	  $(PIP) install --extra-index-url https://download.pytorch.org/whl/cpu "torch==$(TORCH)" && \
+	  $(PIP) install $(CPU_TORCH) "torch==$(TORCH)" && \
 	  $(PIP) install -c constraints.txt -e '.[embedded,gpu,test,dev]'; \
 	else \
 	  echo "without torch, so the tests of diffusion models are left out (make setup TORCH=$(TESTED_TORCH) brings them)"; \
