@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from api.views import View
+from api.views.base import View
 from framewright import waiting
 from framewright.errors import InsufficientVram
 from framewright.jobs import Status, StepState

@@ -15,12 +15,11 @@ from uuid import UUID
 from fastapi import Depends, Request
 from starlette.requests import HTTPConnection
 
-from api import views
 from api.auth import Keyring
 from api.hub import EventHub
 from api.lane import Lane
 from api.metrics import Metrics
-from api.views import Views
+from api.views import Views, fleet
 from framewright import catalogue, keys, store
 from framewright.database import Database
 from framewright.doorbells import Ringer
@@ -183,8 +182,8 @@ def build(settings: Settings, metrics: Metrics) -> Parts:
     )
     storage = Storage(settings)
     boards: dict[str, Callable[[], Any]] = {
-        "queue": lambda: [views.queue(row).model_dump(mode="json") for row in store.queues(db)],
-        "workers": lambda: [views.worker(row).model_dump(mode="json") for row in made.fleet()],
+        "queue": lambda: [fleet.queue(row).model_dump(mode="json") for row in store.queues(db)],
+        "workers": lambda: [fleet.worker(row).model_dump(mode="json") for row in made.fleet()],
     }
     made = Parts(
         settings=settings,

@@ -11,7 +11,6 @@ from api.feed import Feed, Item, job_topic
 from api.hub import event_item
 from api.messages import Subscribe, Unsubscribe
 from api.parts import Parts
-from api.views import shortened
 from framewright import ids, store
 from framewright.database import Database
 from framewright.errors import NotFound
@@ -110,7 +109,7 @@ class Subscriptions:
         for row in rows:
             replay = row.id in wanted and row.id not in lost
             if not replay:
-                view = shortened(self._parts.views.job(row, self._hub.latest(row.id)))
+                view = self._parts.views.job(row, self._hub.latest(row.id)).short()
                 fields = {"seq": row.event_seq, "data": view}
                 self._feed.say(job_topic(row.id), Item("snapshot", row.id, row.event_seq, fields))
             self._hub.follow(self._feed, row, wanted[row.id] if replay else None)
@@ -127,7 +126,7 @@ class Subscriptions:
                 return
         jobs = await self._hub.in_thread(_open_jobs, db, tenant_id)
         self._hub.know(tenant_id, jobs)
-        data = [shortened(self._parts.views.job(row, self._hub.latest(row.id))) for row in jobs]
+        data = [self._parts.views.job(row, self._hub.latest(row.id)).short() for row in jobs]
         self._feed.say(TENANT, Item("snapshot", None, 0, {"at": at, "data": data}))
 
 

@@ -15,7 +15,8 @@ from api.openapi import errors
 from api.paging import Page
 from api.parts import P
 from api.spool import spool
-from api.views import AssetView, ListView, listed
+from api.views.assets import AssetView
+from api.views.base import ListView, listed
 from framewright import ids, store
 
 router = APIRouter(prefix="/api/v1/assets", tags=["assets"])

@@ -11,7 +11,7 @@ from api.auth import JobsRead
 from api.openapi import EXAMPLES, errors
 from api.parts import P
 from api.submitting import planned
-from api.views import View
+from api.views.base import View
 from framewright import store
 from framewright.estimate import estimate
 from framewright.params import JobRequest

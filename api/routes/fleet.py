@@ -6,11 +6,12 @@ from typing import Literal
 
 from fastapi import APIRouter
 
-from api import views
 from api.auth import OpsRead, OpsWrite
 from api.openapi import errors
 from api.parts import P
-from api.views import ListView, QueueView, WorkerView, listed
+from api.views import fleet as views
+from api.views.base import ListView, listed
+from api.views.fleet import QueueView, WorkerView
 from framewright import store
 from framewright.errors import Conflict
 from framewright.rows import Control

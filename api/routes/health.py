@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 
 from api.metrics import CONTENT_TYPE, House
 from api.parts import P, Parts
-from api.views import View
+from api.views.base import View
 from framewright import store
 from framewright.database import migration_state
 from framewright.errors import FramewrightError

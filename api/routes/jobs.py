@@ -10,7 +10,6 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 
-from api import views
 from api.auth import JobsRead, JobsWrite
 from api.explain import Explanation, explain
 from api.feed import Feed
@@ -19,7 +18,9 @@ from api.openapi import EXAMPLES, errors
 from api.paging import Page
 from api.parts import P
 from api.submitting import retry, submit
-from api.views import AttemptView, JobView, ListView, listed
+from api.views import jobs as views
+from api.views.base import ListView, listed
+from api.views.jobs import AttemptView, JobView
 from framewright import events, ids, lifecycle, store
 from framewright.errors import BadRequest, FieldError, NotFound
 from framewright.jobs import Status

@@ -9,11 +9,12 @@ from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
-from api import views
 from api.auth import Admin
 from api.openapi import errors
 from api.parts import P
-from api.views import KeyView, ListView, NewKeyView, listed
+from api.views import keys as views
+from api.views.base import ListView, listed
+from api.views.keys import KeyView, NewKeyView
 from framewright import keys, store
 from framewright.errors import FieldError, InvalidParams
 from framewright.params import Moment, Strict

@@ -13,7 +13,8 @@ from api.idempotency import Idempotent
 from api.openapi import errors
 from api.parts import P
 from api.submitting import submit
-from api.views import JobView, View
+from api.views.base import View
+from api.views.jobs import JobView
 from framewright import catalogue, ids, store
 from framewright.catalogue.asking import MAX_PROMPT
 from framewright.errors import FieldError, FramewrightError, InvalidParams

@@ -14,7 +14,7 @@ from api.auth import JobsRead
 from api.openapi import errors
 from api.parts import P, parts_of
 from api.session import Session
-from api.views import View
+from api.views.base import View
 from framewright import store
 from framewright.settings import Settings
 

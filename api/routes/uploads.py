@@ -18,7 +18,7 @@ from api.ingest import clean, stored
 from api.openapi import errors
 from api.parts import P, Parts
 from api.spool import Spooled
-from api.views import AssetView, UploadView
+from api.views.assets import AssetView, UploadView
 from framewright import ids, storage, store
 from framewright.errors import BodyTooLarge, Conflict, FieldError, Gone, InvalidParams, StorageUnavailable
 from framewright.params import Strict
@@ -58,7 +58,7 @@ def create_upload(body: UploadRequest, parts: P, who: AssetsWrite) -> UploadView
         ttl_s=parts.settings.presign_s,
     )
     url = parts.storage.presign_put(row.key, row.size, row.content_type, parts.settings.presign_s)
-    return parts.views.upload(ids.public(ids.UPLOAD, row.id), url, row.content_type, row.size, row.expires_at)
+    return parts.views.upload(row, url)
 
 
 @router.post("/{upload_id}/complete", status_code=201, responses=errors(404, 409, 410, 415, 422), summary="Finish it")

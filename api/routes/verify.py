@@ -18,7 +18,7 @@ from api.gate import JSON
 from api.openapi import errors
 from api.parts import P, Parts
 from api.spool import spool
-from api.views import View
+from api.views.base import View
 from framewright import ids, store
 from framewright.errors import (
     AssetUnusable,
