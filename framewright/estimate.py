@@ -23,6 +23,8 @@ ALIKE: Final = 3
 """So many runs say more than a reckoning, and so many of the same clip more than others."""
 ENOUGH: Final = 5
 """The same for models that do not denoise."""
+SPREAD: Final = 2
+"""So many times what was reckoned from a GPU's rate is what nine of ten runs stay below."""
 AROUND_S: Final = 10.0
 """Reading the prompt, fetching inputs, signing and storing the clip."""
 AFTER_MPIX_S: Final = 0.1
@@ -85,7 +87,7 @@ def _of_step(
     rates = [rate for worker in workers if worker.able(step.queue, step.engine) and (rate := _rate(worker, facts))]
     if rates:
         denoise = effort(facts, step.params).flops / max(rates)
-        return _Seconds(around + denoise, (around + denoise) * 2, "flops")
+        return _Seconds(around + denoise, (around + denoise) * SPREAD, "flops")
     guess = around + typical_s(row, facts, step.params)
     return _Seconds(guess, guess * 3, "catalogue")
 

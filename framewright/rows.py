@@ -174,7 +174,7 @@ class JobRow:
             for step in self.steps
         )
         fraction = 1.0 if self.state is JobState.SUCCEEDED else min(0.99, done / max(1, len(self.steps)))
-        keys = ("step", "steps", "frames_done", "frames_total", "eta_s")
+        keys = ("step", "steps", "frames_done", "frames_total", "eta")
         return {"fraction": round(fraction, 4), **{key: inner.get(key) for key in keys}}
 
 

@@ -19,6 +19,7 @@ from framewright.jobs import (
     TERMINAL_EVENTS,
     UNFIT,
     Budget,
+    Eta,
     JobState,
     Outcome,
     Progress,
@@ -201,12 +202,12 @@ def test_every_unsuccessful_end_has_a_price() -> None:
 
 
 def test_a_snapshot_of_progress_is_whole() -> None:
-    assert Progress(0.123456, "rendering", step=1, eta_s=1.239).as_json() == {
+    assert Progress(0.123456, "rendering", step=1, eta=Eta(1.239, 2.461, "measured")).as_json() == {
         "fraction": 0.1235,
         "phase": "rendering",
         "step": 1,
         "steps": None,
         "frames_done": None,
         "frames_total": None,
-        "eta_s": 1.24,
+        "eta": {"seconds_p50": 1.24, "seconds_p90": 2.46, "basis": "measured"},
     }

@@ -254,7 +254,7 @@ class Attempt:
         facts = message.facts
         match message.word:
             case "progress":
-                self._track.report(Progress(**facts["progress"]))
+                self._track.report(Progress.of(facts["progress"]))
             case "preview":
                 self._tools.live.preview(self.claim, message.blob, facts["mime"], facts["w"], facts["h"])
             case "resumed":

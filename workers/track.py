@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
-from framewright.jobs import Phase, Progress
+from framewright.jobs import Eta, Phase, Progress
 
 _SHARES: Final = {
     Phase.STARTING: (0.0, 0.0),
@@ -97,10 +97,10 @@ class Track:
             steps=progress.steps if progress.steps is not None else last.steps,
             frames_done=_latest(progress.frames_done, last.frames_done),
             frames_total=progress.frames_total if progress.frames_total is not None else last.frames_total,
-            eta_s=progress.eta_s if progress.eta_s is not None else self._eta_s(progress),
+            eta=progress.eta if progress.eta is not None else self._eta(progress),
         )
 
-    def _eta_s(self, progress: Progress) -> float | None:
+    def _eta(self, progress: Progress) -> Eta | None:
         now = time.monotonic()
         if progress.phase in _SHARES:
             return None
@@ -108,7 +108,8 @@ class Track:
             self._rendering_since = now
         if not _ETA_FROM <= progress.fraction <= 1:
             return None
-        return (now - self._rendering_since) / progress.fraction * (1 - progress.fraction)
+        left_s = (now - self._rendering_since) / progress.fraction * (1 - progress.fraction)
+        return Eta(left_s, None, "current_step")
 
 
 def _latest(new: int | None, old: int | None) -> int | None:

@@ -78,9 +78,9 @@ class JobBar:
                 self.since = (now, done)
             elif done > self.since[1] and now > self.since[0]:
                 parts.append(f"{(done - self.since[1]) / (now - self.since[0]):.1f} {noun}/s")
-        eta = data.get("eta_s")
-        if isinstance(eta, int | float) and eta >= 0.5:
-            parts.append(f"about {seconds_text(eta)} left")
+        left = (data.get("eta") or {}).get("seconds_p50")
+        if isinstance(left, int | float) and left >= 0.5:
+            parts.append(f"about {seconds_text(left)} left")
         return parts
 
     def _snapshot(self, data: Mapping[str, Any]) -> None:

@@ -189,7 +189,7 @@ def test_a_bar_tells_state_phase_frames_speed_and_time_left() -> None:
         Event("queued", {}, seq=1),
         Event("step_started", {"name": "main", "step": 1, "worker": "w1", "attempt": 1}, seq=2),
         progress(10),
-        progress(60, eta_s=1.6),
+        progress(60, eta={"seconds_p50": 1.6, "seconds_p90": None, "basis": "current_step"}),
         Event("succeeded", {}, seq=4),
     ):
         lines.on(event)

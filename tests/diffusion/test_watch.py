@@ -14,8 +14,11 @@ from runs import Watched
 from test_engine_faults import held
 from workshop import STEPS, Case, Made, Workshop, equal
 
-from framewright.jobs import Phase, Progress
-from workers.diffusion import watch
+from framewright import catalogue, devices
+from framewright.catalogue.effort import effort
+from framewright.estimate import SPREAD
+from framewright.jobs import Eta, Phase, Progress
+from workers.diffusion import binding, watch
 from workers.diffusion.pace import Pace
 from workers.diffusion.stepping import blocks
 from workers.engines.diffusion import Diffusion
@@ -52,24 +55,49 @@ def test_each_segment_of_a_long_clip_is_decoded_before_the_next_one(workshop: Wo
     assert phases(made)[2:] == [*(Phase.DENOISING, Phase.DECODING) * 2, Phase.ENCODING]
 
 
-def test_what_is_left_includes_decoding_and_encoding_once_they_are_known(workshop: Workshop) -> None:
+def left(made: Made) -> list[Eta | None]:
+    """What was still to come when denoising began, after each step, and when decoding began."""
+    first = next(one.eta for one in made.watched.reports if one.phase is Phase.DENOISING)
+    steps = [one.eta for one in made.watched.reports if one.step is not None]
+    return [first, *steps, *(one.eta for one in made.watched.reports if one.phase is Phase.DECODING)]
+
+
+def test_what_is_left_is_told_from_the_second_step_on_and_in_the_next_run_from_the_beginning(
+    workshop: Workshop,
+) -> None:
     workshop.install(WAN)
     engine = Diffusion()
     first = workshop.run(WAN, engine)
     assert engine._held is not None
-    after_s = engine._held.ending.seconds(5 * 16 * 16, "h264")
+    after_s = engine._held.past.ending_s(5 * 16 * 16, "h264")
     second = workshop.run(WAN, engine, frames=5)
-
-    def left(made: Made) -> list[float | None]:
-        steps = [one.eta_s for one in made.watched.reports if one.step is not None]
-        return steps + [one.eta_s for one in made.watched.reports if one.phase is Phase.DECODING]
-
     assert after_s is not None
-    assert left(first)[-2:] == [None, None]
-    assert left(second)[-2:] == [after_s, after_s]
-    # Of the first step nobody knows yet how much of it was the first alone.
-    assert left(second)[0] is None
-    assert all(one is not None and one > after_s for one in left(second)[1:-2])
+    # Of the first step nobody knows yet how much of it was the first alone; of what follows the last one, nothing.
+    assert [eta is None for eta in left(first)] == [True, True, False, False, True, True]
+    assert left(second)[-2:] == [Eta(after_s, after_s, "measured")] * 2
+    for eta in left(second)[:-2]:
+        assert eta is not None
+        assert eta.basis == "measured"
+        assert after_s < eta.seconds_p50 <= (eta.seconds_p90 or 0.0)
+
+
+def test_before_a_step_was_measured_what_is_left_follows_from_what_there_is_to_compute(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = replace(WAN, dtypes={"default": "bfloat16"})
+    workshop.install(case)
+    monkeypatch.setattr(binding, "device_name", lambda _: "NVIDIA H100 80GB HBM3")
+    made = workshop.run(case)
+    facts, rate = catalogue.named(case.name).diffusion, devices.rate("H100", "bfloat16")
+    assert facts is not None
+    assert rate is not None
+    whole_s = effort(facts, made.watched.run.params).flops / rate
+    begun, once, twice = left(made)[:3]
+    assert begun == (pytest.approx(whole_s), pytest.approx(whole_s * SPREAD), "flops")
+    assert once is not None
+    assert once == (pytest.approx(whole_s * (1 - 1 / STEPS)), pytest.approx(once.seconds_p50 * SPREAD), "flops")
+    assert twice is not None
+    assert twice.basis == "measured"
 
 
 class Clock:

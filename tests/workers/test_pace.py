@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from framewright.jobs import Phase, Progress
-from workers.diffusion.pace import Blocks, Ending, Pace
+from workers.diffusion.pace import Blocks, Each, Pace, Past
 from workers.track import Track
 
 
@@ -56,20 +56,28 @@ def test_a_step_takes_what_passes_between_its_begin_and_its_end() -> None:
     pace = Pace(now)
     now.at += 50.0
     pace.end()
-    assert pace.step_s is None
+    assert pace.each is None
     for seconds in (2.0, 4.0):
         now.at += 100.0
         pace.begin()
         now.at += seconds
         pace.end()
-    assert pace.step_s == 3.0
+    assert pace.each == (3.0, pytest.approx(3.8), "measured")
     pace.forget()
-    assert pace.step_s is None
+    assert pace.each is None
 
 
 def test_what_comes_after_the_last_step_is_known_from_the_run_before() -> None:
-    ending = Ending()
-    assert ending.seconds(1000, "h264") is None
-    ending.learn(1000, "h264", decoding_s=4.0, encoding_s=2.0)
-    assert ending.seconds(2000, "h264") == 12.0
-    assert ending.seconds(2000, "webm") == 8.0
+    past = Past()
+    assert past.ending_s(1000, "h264") is None
+    past.learn_ending(1000, "h264", decoding_s=4.0, encoding_s=2.0)
+    assert past.ending_s(2000, "h264") == 12.0
+    assert past.ending_s(2000, "webm") == 8.0
+
+
+def test_a_step_is_expected_to_take_what_its_operations_took_in_the_run_before() -> None:
+    past = Past()
+    assert past.each(1e12) is None
+    past.learn(Each(2.0, 3.0), 1e12)
+    past.learn(None, 1e15)
+    assert past.each(5e11) == (1.0, 1.5, "measured")

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from framewright.jobs import Phase, Progress
+from framewright.jobs import Eta, Phase, Progress
 from workers.halt import Halt, Why
 from workers.track import SILENT_S, Track
 
@@ -66,10 +66,11 @@ def test_an_eta_appears_once_there_is_something_to_go_by():
     track = Track(seen.append)
     track.report(Progress(fraction=0.01, phase=Phase.RENDERING))
     track.report(Progress(fraction=0.5, phase=Phase.RENDERING))
-    track.report(Progress(fraction=0.6, phase=Phase.RENDERING, eta_s=7.0))
-    assert seen[0].eta_s is None
-    assert seen[1].eta_s is not None
-    assert seen[2].eta_s == 7.0
+    track.report(Progress(fraction=0.6, phase=Phase.RENDERING, eta=Eta(7.0, 9.0, "measured")))
+    assert seen[0].eta is None
+    assert seen[1].eta is not None
+    assert seen[1].eta[1:] == (None, "current_step")
+    assert seen[2].eta == (7.0, 9.0, "measured")
 
 
 def test_a_stronger_reason_to_stop_replaces_a_weaker_one_and_never_the_other_way():

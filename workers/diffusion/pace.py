@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from statistics import fmean, quantiles
+from typing import Final, Literal, NamedTuple
 
 EVERY_S: Final = 1.0
 """How often a step that takes long tells how far it is."""
@@ -45,18 +46,33 @@ class Blocks:
         self._at = self._clock()
 
 
+class Each(NamedTuple):
+    """Seconds of a step: the mean, what nine of ten stay below, and what is known of them."""
+
+    mean_s: float
+    slow_s: float
+    basis: Literal["measured", "flops"] = "measured"
+
+    def times(self, factor: float) -> Each:
+        """Of one that takes so many times as long."""
+        return Each(self.mean_s * factor, self.slow_s * factor, self.basis)
+
+
 class Pace:
     """Seconds a step takes, without what happens between two steps."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._since: float | None = None
-        self._seconds, self._count = 0.0, 0
+        self._seconds: list[float] = []
 
     @property
-    def step_s(self) -> float | None:
-        """The mean so far; None before a step was measured."""
-        return self._seconds / self._count if self._count else None
+    def each(self) -> Each | None:
+        """Of the steps so far; None before one was measured."""
+        if not self._seconds:
+            return None
+        slow_s = quantiles(self._seconds, n=10, method="inclusive")[-1] if self._seconds[1:] else self._seconds[0]
+        return Each(fmean(self._seconds), slow_s)
 
     def begin(self) -> None:
         """The next step begins."""
@@ -65,25 +81,36 @@ class Pace:
     def end(self) -> None:
         """A step ended; one that was not begun here pays for other things too, and is not counted."""
         if self._since is not None:
-            self._seconds, self._count = self._seconds + self._clock() - self._since, self._count + 1
+            self._seconds.append(self._clock() - self._since)
         self._since = None
 
     def forget(self) -> None:
         """What comes now is of another size."""
-        self._seconds, self._count = 0.0, 0
+        self._seconds.clear()
 
 
-class Ending:
-    """What came after the last step in the newest run of a model: seconds for each pixel of each frame."""
+class Past:
+    """What the newest run of a model took here: seconds for each operation of a step, and, after the last one, for each
+    pixel of each frame."""
 
     def __init__(self) -> None:
+        self._operation: Each | None = None
         self._decoding: float | None = None
         self._encoding: dict[str, float] = {}
 
-    def learn(self, work: int, codec: str, *, decoding_s: float, encoding_s: float) -> None:
+    def learn(self, each: Each | None, flops: float) -> None:
+        """Steps of `flops` operations took so long; None where none was measured."""
+        if each is not None:
+            self._operation = each.times(1 / flops)
+
+    def learn_ending(self, work: int, codec: str, *, decoding_s: float, encoding_s: float) -> None:
         """A clip of `work` pixels, all frames together, took so long to be decoded and then encoded with `codec`."""
         self._decoding, self._encoding[codec] = decoding_s / work, encoding_s / work
 
-    def seconds(self, work: int, codec: str) -> float | None:
-        """How long such a clip will take, as far as that is known; None before there was any."""
+    def each(self, flops: float) -> Each | None:
+        """How long a step of so many operations will take; None before there was any."""
+        return None if self._operation is None else self._operation.times(flops)
+
+    def ending_s(self, work: int, codec: str) -> float | None:
+        """How long such a clip will take after its last step, as far as that is known; None before there was any."""
         return None if self._decoding is None else work * (self._decoding + self._encoding.get(codec, 0.0))

@@ -10,12 +10,15 @@ from typing import Any, Final
 
 import torch
 
+from framewright import devices
+from framewright.catalogue.effort import effort
 from framewright.errors import Yielded
-from framewright.jobs import Phase, Progress
+from framewright.estimate import SPREAD
+from framewright.jobs import Eta, Phase, Progress
 from framewright.params import parse_size
-from workers.diffusion import previews
+from workers.diffusion import binding, previews
 from workers.diffusion.loading import Loaded
-from workers.diffusion.pace import Blocks, Ending, Pace
+from workers.diffusion.pace import Blocks, Each, Pace, Past
 from workers.diffusion.previews import Look
 from workers.diffusion.running import Reached
 from workers.diffusion.stepping import blocks, denoisers
@@ -31,7 +34,7 @@ _log = logging.getLogger(__name__)
 class Watch:
     """Hears of every block and step of one run, which is bound to `bound` and has `segments` loops in a pass.
 
-    `reached` is the finished step that the run goes on from; `ending` knows what comes after the last one.
+    `reached` is the finished step that the run goes on from; `past` knows what such runs took here.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Watch:
         loaded: Loaded,
         pipe: Any,
         look: Look,
-        ending: Ending,
+        past: Past,
         *,
         bound: str,
         segments: int,
@@ -52,16 +55,18 @@ class Watch:
         self._blocks, self._pace = Blocks(count, self._device_done), Pace()
         width, height = parse_size(run.params["size"])
         self._pixels = width * height
-        self._after_s = ending.seconds(self._pixels * int(run.params["frames"]), run.params["format"])
-        self._left_s: float | None = None
+        self._after_s = past.ending_s(self._pixels * int(run.params["frames"]), run.params["format"])
+        self._effort = effort(loaded.facts, run.params)
+        self._expected = past.each(self._effort.step) or self._reckoned()
+        self._eta = self._before(reached)
         self._shown = self.denoised_at = time.monotonic()
         """When the newest step had ended (`time.monotonic`)."""
         self._previews, self._warned = True, False
 
     @property
-    def step_s(self) -> float | None:
-        """Seconds a step of the last pass, without previews and checkpoints."""
-        return self._pace.step_s
+    def each(self) -> Each | None:
+        """A step of the last pass, without previews and checkpoints."""
+        return self._pace.each
 
     def between_blocks(self) -> None:
         # A drain waits for the end of the step, a cancel does not.
@@ -69,20 +74,15 @@ class Watch:
             self._run.stop()
         part = self._blocks.begin()
         if part is not None:
-            left = None
-            if self._left_s is not None and self._pace.step_s is not None:
-                left = max(0.0, self._left_s - part * self._pace.step_s)
-            self._run.report(Progress(self._fraction(self._step + part), Phase.DENOISING, eta_s=left))
+            self._run.report(Progress(self._fraction(self._step + part), Phase.DENOISING, eta=self._within(part)))
 
     def stepped(self, reached: Reached) -> None:
         self._blocks.stepped()
         self._pace.end()
         self._step, self._steps = reached.step, reached.steps
-        self._left_s = self._left(reached)
+        self._eta = self._left(reached)
         fraction = self._fraction(reached.step)
-        self._run.report(
-            Progress(fraction, Phase.DENOISING, step=reached.step, steps=reached.steps, eta_s=self._left_s)
-        )
+        self._run.report(Progress(fraction, Phase.DENOISING, step=reached.step, steps=reached.steps, eta=self._eta))
         self._keep(reached)
         self._run.stop()
         self._show(reached)
@@ -91,7 +91,7 @@ class Watch:
         if phase is Phase.DENOISING:
             self._pace.begin()
         else:
-            self._run.report(Progress(fraction, phase, eta_s=self._left_s))
+            self._run.report(Progress(fraction, phase, eta=self._eta))
         if phase is Phase.UPSCALING:
             self._pace.forget()
 
@@ -105,16 +105,38 @@ class Watch:
     def _fraction(self, steps: float) -> float:
         return LOADED + (DENOISED - LOADED) * min(1.0, steps / self._steps)
 
-    def _left(self, reached: Reached) -> float | None:
-        """Seconds until there is a file, as far as they are known."""
-        each = self._pace.step_s
+    def _before(self, reached: int) -> Eta | None:
+        """Until there is a file, before any step was measured: those of a first pass count for what they compute."""
+        steps = self._effort.flops / self._effort.step
+        return self._expected and self._until(self._expected, steps * (1 - reached / self._steps))
+
+    def _left(self, reached: Reached) -> Eta | None:
+        """Until there is a file, as far as that is known."""
         if reached.step == reached.steps:
-            return self._after_s
-        if each is None:
-            return None
+            return None if self._after_s is None else Eta(self._after_s, self._after_s, "measured")
         here = (reached.control.total or reached.control.steps) - reached.control.steps
         larger = self._pixels / (reached.size[0] * reached.size[1])
-        return each * (here + (reached.steps - reached.step - here) * larger) + (self._after_s or 0.0)
+        each = self._pace.each or (self._expected and self._expected.times(1 / larger))
+        return each and self._until(each, here + (reached.steps - reached.step - here) * larger)
+
+    def _until(self, each: Each, steps: float) -> Eta:
+        after_s = self._after_s or 0.0
+        return Eta(each.mean_s * steps + after_s, each.slow_s * steps + after_s, each.basis)
+
+    def _within(self, part: float) -> Eta | None:
+        """What is left when `part` of a step is done."""
+        if self._eta is None:
+            return None
+        after_s, share = self._after_s or 0.0, part / max(1, self._steps - self._step)
+        p50, p90, basis = self._eta
+        p90 = p50 if p90 is None else p90
+        return Eta(p50 - share * (p50 - after_s), p90 - share * (p90 - after_s), basis)
+
+    def _reckoned(self) -> Each | None:
+        """A step of the last pass as the GPU's maker and the size of the model have it; None for one not listed."""
+        floats = self._loaded.facts.dtypes.get("transformer", self._loaded.facts.dtypes["default"])
+        rate = devices.rate(binding.device_name(self._loaded.device), floats)
+        return None if rate is None else Each(self._effort.step / rate, SPREAD * self._effort.step / rate, "flops")
 
     def _keep(self, reached: Reached) -> None:
         """A checkpoint that the disk does not take costs work later, never the step."""

@@ -22,6 +22,7 @@ from PIL import Image
 
 from framewright import catalogue
 from framewright.catalogue.diffusion import Diffusion as Facts
+from framewright.catalogue.effort import effort
 from framewright.catalogue.row import ModelRow
 from framewright.errors import EngineError
 from framewright.jobs import Phase, Progress
@@ -32,7 +33,7 @@ from workers.diffusion.calling import negative, segments
 from workers.diffusion.embeds import PromptCache
 from workers.diffusion.loading import Loaded
 from workers.diffusion.loras import Asked
-from workers.diffusion.pace import Ending
+from workers.diffusion.pace import Past
 from workers.diffusion.placing import placed
 from workers.diffusion.previews import Look
 from workers.diffusion.running import Generated, check_shape, generate
@@ -54,7 +55,7 @@ class Held(NamedTuple):
     name: str
     loaded: Loaded
     revisions: Mapping[str, str]
-    ending: Ending
+    past: Past
 
 
 class Diffusion:
@@ -103,7 +104,7 @@ class Diffusion:
         noise = float(facts.call.get("decode_timestep", 0.0))
         look = Look(facts.family, facts.latents.layout, frames + facts.dropped, size, noise)
         count = segments(facts, params)
-        watch = Watch(run, loaded, pipe, look, held.ending, bound=bound, segments=count, reached=reached)
+        watch = Watch(run, loaded, pipe, look, held.past, bound=bound, segments=count, reached=reached)
         with loras.applied(pipe, facts.lora, worn):
             made = generate(
                 loaded,
@@ -119,11 +120,13 @@ class Diffusion:
             )
         check_shape(made.frames, size, frames, loaded.mend)
         decoded_at = time.monotonic()
-        outputs = _written(run, held, made, {"step_s": watch.step_s, **_how(held, pipe, params, worn, digests)})
+        step_s = watch.each.mean_s if watch.each else None
+        outputs = _written(run, held, made, {"step_s": step_s, **_how(held, pipe, params, worn, digests)})
         if made.forwards:
             encoding_s, decoding_s = time.monotonic() - decoded_at, decoded_at - watch.denoised_at
             work = frames * size[0] * size[1]
-            held.ending.learn(work, params["format"], decoding_s=decoding_s, encoding_s=encoding_s)
+            held.past.learn_ending(work, params["format"], decoding_s=decoding_s, encoding_s=encoding_s)
+            held.past.learn(watch.each, effort(facts, params).step)
         return outputs
 
     def _ready(self, row: ModelRow, facts: Facts, run: Run) -> Held:
@@ -138,7 +141,7 @@ class Diffusion:
         manifest = run.models.look(row).manifest
         loaded = placed(row, facts, run.models, run.profile)
         _log.info("loaded %s in %.1f s", row.name, time.monotonic() - begun)
-        self._held = Held(row.name, loaded, _revisions(manifest, loaded), Ending())
+        self._held = Held(row.name, loaded, _revisions(manifest, loaded), Past())
         return self._held
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from framewright.errors import EngineError
-from framewright.jobs import PLAYBACK, POSTER, SOUND, SPRITE, THUMBNAIL, Phase, Progress
+from framewright.jobs import PLAYBACK, POSTER, SOUND, SPRITE, THUMBNAIL, Eta, Phase, Progress
 from workers.engines.run import Expected, Heard, Output, Run
 from workers.media import encoders, ffmpeg, files, gifs, numbered, sandbox, tags
 from workers.media import sound as sounds
@@ -129,10 +129,11 @@ class _Job:
             if process is not None:
                 process.finish()
 
-    def report(self, phase: Phase, seen: int, eta_s: float | None = 0.0) -> None:
+    def report(self, phase: Phase, seen: int, left_s: float | None = 0.0) -> None:
         total = max(self.shape.frames, seen)
         part = self.shape.begun + (_LAST - self.shape.begun) * seen / total
-        self.run.report(Progress(part, phase, frames_done=seen, frames_total=total, eta_s=eta_s))
+        eta = None if left_s is None else Eta(left_s, None, "current_step")
+        self.run.report(Progress(part, phase, frames_done=seen, frames_total=total, eta=eta))
 
 
 def _beside(run: Run, shape: Shape, sound: Sound | None, comment: str | None) -> Beside:
