@@ -82,7 +82,7 @@ ROW = ModelRow(
     default_for=("animate",),
     engine="camera-move",
     queue="cpu",
-    params=CameraMoveParams,
+    asks=lambda: CameraMoveParams,
     inputs=(InputRule("image", "image"),),
     size=SizeRule("picture", least=32, most=4096, long_edge=1280),
     frames=FrameRule("seconds", most=3600),

@@ -74,7 +74,7 @@ ROW = ModelRow(
     default_for=("encode",),
     engine="encode",
     queue="encode",
-    params=EncodeParams,
+    asks=lambda: EncodeParams,
     inputs=(InputRule("images", "image", least=1, most=MAX_IMAGES),),
     size=SizeRule("images", least=16, most=8192),
     frames=FrameRule("images", most=MAX_IMAGES),

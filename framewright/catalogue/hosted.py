@@ -40,7 +40,7 @@ WAN_2_6 = ModelRow(
     kinds=("generate",),
     engine=REMOTE,
     queue="gpu",
-    params=HostedParams,
+    asks=lambda: HostedParams,
     inputs=(),
     size=SizeRule("params", multiple=16, least=256, most=1920),
     frames=FrameRule("seconds", most=900),

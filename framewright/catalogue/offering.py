@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -56,7 +57,7 @@ def offer(
         default_for=default_for,
         engine=ENGINE,
         queue=QUEUE,
-        params=diffusion_params(name, facts, size, frames),
+        asks=cache(partial(diffusion_params, name, facts, size, frames)),
         inputs=input_rules(facts),
         size=size,
         frames=frames,

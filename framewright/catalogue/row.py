@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fractions import Fraction
@@ -239,7 +239,8 @@ class ModelRow:
     default_for: tuple[str, ...] = ()
     engine: str
     queue: str
-    params: type[Params]
+    asks: Callable[[], type[Params]]
+    """What makes `params`: only once they are asked for, because making those of every model takes a while."""
     inputs: tuple[InputRule, ...]
     output: Medium = "video"
     size: SizeRule
@@ -257,6 +258,11 @@ class ModelRow:
     presets: tuple[Preset, ...] = ()
     needs: Needs = Needs()
     test_only: bool = False
+
+    @property
+    def params(self) -> type[Params]:
+        """What a request may say to it."""
+        return self.asks()
 
     @property
     def capability(self) -> str:

@@ -64,7 +64,7 @@ ROW = ModelRow(
     kinds=("animate",),
     engine="scripted",
     queue="cpu",
-    params=ScriptedParams,
+    asks=lambda: ScriptedParams,
     inputs=(InputRule("image", "image", least=0), InputRule("video", "video", least=0)),
     size=SizeRule("params", least=64, most=1920),
     frames=FrameRule("params", most=2000),
