@@ -62,6 +62,37 @@ def own_servers(home: Path) -> Iterator[embedded.Servers]:
         yield running
 
 
+@contextmanager
+def _one(home: Path, **elsewhere: str | None) -> Iterator[embedded.Servers]:
+    """The server that is not elsewhere, on a data directory of its own."""
+    with embedded.start(home, elsewhere=embedded.Elsewhere(**elsewhere), durable=False) as running:
+        yield running
+
+
+@pytest.fixture
+def own_postgres(home: Path, servers: embedded.Servers) -> Iterator[embedded.Postgres]:
+    """One that this test may freeze, kill and restart; its database is empty."""
+    with _one(home, redis_url=servers.redis_url, s3_endpoint=servers.s3_endpoint) as running:
+        assert running.postgres is not None
+        yield running.postgres
+
+
+@pytest.fixture
+def own_valkey(home: Path, servers: embedded.Servers) -> Iterator[embedded.Valkey]:
+    """One that this test may freeze, kill and restart."""
+    with _one(home, database_url=servers.database_url, s3_endpoint=servers.s3_endpoint) as running:
+        assert running.valkey is not None
+        yield running.valkey
+
+
+@pytest.fixture
+def own_s3(home: Path, servers: embedded.Servers) -> Iterator[embedded.S3]:
+    """One that this test may freeze, kill and restart; it has no bucket."""
+    with _one(home, database_url=servers.database_url, redis_url=servers.redis_url) as running:
+        assert running.s3 is not None
+        yield running.s3
+
+
 def _admin(servers: embedded.Servers) -> psycopg.Connection[Any]:
     assert servers.postgres is not None
     return psycopg.connect(servers.postgres.url_of("postgres"), autocommit=True)
@@ -129,9 +160,9 @@ def here(redis_url: str, redis_prefix: str) -> Settings:
 
 
 @pytest.fixture
-def own(own_servers: embedded.Servers) -> Settings:
+def own(own_valkey: embedded.Valkey) -> Settings:
     """Settings on a Valkey that this one test may freeze, kill and restart."""
-    return settings_on(own_servers.redis_url, "fw:")
+    return settings_on(own_valkey.url, "fw:")
 
 
 @pytest.fixture(scope="module")

@@ -153,13 +153,12 @@ def test_closing_ends_the_sessions_and_the_database_can_be_opened_again(db: Data
 
 
 @pytest.mark.fault
-def test_an_outage_is_one_error_and_ends_with_the_outage(own_servers: embedded.Servers) -> None:
-    assert own_servers.postgres is not None
-    db = Database(own_servers.database_url, application="outage")
+def test_an_outage_is_one_error_and_ends_with_the_outage(own_postgres: embedded.Postgres) -> None:
+    db = Database(own_postgres.url, application="outage")
     assert one(db) == 1
     for outage, repair in (
-        (own_servers.postgres.kill, own_servers.postgres.start),
-        (own_servers.postgres.stop, own_servers.postgres.start),
+        (own_postgres.kill, own_postgres.start),
+        (own_postgres.stop, own_postgres.start),
     ):
         db._steady_since -= 1000  # as if it had been there for long
         outage()
@@ -171,24 +170,23 @@ def test_an_outage_is_one_error_and_ends_with_the_outage(own_servers: embedded.S
         repair()
         assert one(db) == 1
     # A restart between two statements is not even noticed.
-    own_servers.postgres.restart()
+    own_postgres.restart()
     assert one(db) == 1
     db.close()
 
 
 @pytest.mark.fault
 @pytest.mark.timeout(60)
-def test_a_server_that_hangs_is_given_up(own_servers: embedded.Servers) -> None:
+def test_a_server_that_hangs_is_given_up(own_postgres: embedded.Postgres) -> None:
     """Neither an open session nor a new one waits for a server that has stopped talking."""
-    assert own_servers.postgres is not None
-    db = Database(own_servers.database_url, application="hung", statement_s=0.5)
+    db = Database(own_postgres.url, application="hung", statement_s=0.5)
     assert one(db) == 1
-    own_servers.postgres.pause()
+    own_postgres.pause()
     try:
         for _ in range(2):
             with pytest.raises(DatabaseUnavailable):
                 one(db)
     finally:
-        own_servers.postgres.resume()
+        own_postgres.resume()
     assert one(db) == 1
     db.close()

@@ -191,11 +191,11 @@ def test_a_ringer_speaks_tls_only_to_a_certificate_it_can_check(
 
 @pytest.mark.fault
 def test_nobody_waits_for_a_hung_redis_and_the_doorbell_comes_later(
-    own: Settings, own_servers: embedded.Servers, make_ringer: Callable[[Settings], Ringer]
+    own: Settings, own_valkey: embedded.Valkey, make_ringer: Callable[[Settings], Ringer]
 ) -> None:
     ringer = make_ringer(own)
     ringer.ring_now("gpu")
-    own_servers.valkey.pause()
+    own_valkey.pause()
     try:
         # A call that waited for Redis would need seconds, and two thousand of them an hour.
         for _ in range(2000):
@@ -205,22 +205,22 @@ def test_nobody_waits_for_a_hung_redis_and_the_doorbell_comes_later(
         with pytest.raises(BrokerUnavailable):
             make_ringer(own).ring_now("gpu", 2)
     finally:
-        own_servers.valkey.resume()
+        own_valkey.resume()
     until(lambda: waiting(own, "cpu"))
     assert ringer.ring_now("gpu", MAX_DOORBELLS) >= MAX_DOORBELLS - 4
 
 
 @pytest.mark.fault
 def test_a_ring_during_an_outage_is_heard_after_it(
-    own: Settings, own_servers: embedded.Servers, make_ringer: Callable[[Settings], Ringer]
+    own: Settings, own_valkey: embedded.Valkey, make_ringer: Callable[[Settings], Ringer]
 ) -> None:
     ringer = make_ringer(own)
     ringer.ring_now("cpu", 7)
-    own_servers.valkey.kill()
+    own_valkey.kill()
     ringer.ring("cpu", 2)
     with pytest.raises(BrokerUnavailable):
         ringer.ring_now("encode")
-    own_servers.valkey.restart(empty=True)
+    own_valkey.restart(empty=True)
 
     until(lambda: waiting(own, "cpu") == 2)
     assert ringer.ring_now("encode") == 1
@@ -230,7 +230,7 @@ def test_a_ring_during_an_outage_is_heard_after_it(
 @pytest.mark.timeout(120)
 def test_a_worker_outlives_every_loss_of_redis(
     own: Settings,
-    own_servers: embedded.Servers,
+    own_valkey: embedded.Valkey,
     make_ringer: Callable[[Settings], Ringer],
     start_worker: Callable[[Settings], subprocess.Popen[bytes]],
 ) -> None:
@@ -241,15 +241,15 @@ def test_a_worker_outlives_every_loss_of_redis(
         asking.flushall()
     heard_after(own, ringer)
 
-    own_servers.valkey.kill()
-    own_servers.valkey.restart(empty=True)
+    own_valkey.kill()
+    own_valkey.restart(empty=True)
     heard_after(own, ringer)
 
-    own_servers.valkey.pause()
+    own_valkey.pause()
     ringer.ring("gpu")
     with pytest.raises(BrokerUnavailable):
         make_ringer(own).ring_now("cpu")
-    own_servers.valkey.resume()
+    own_valkey.resume()
     # As quick as before: a worker that stays deaf for a second after each round would need minutes.
     for _ in range(200):
         heard_after(own, ringer)

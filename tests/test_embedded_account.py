@@ -151,16 +151,14 @@ def _can_run(python: str, user: Account) -> bool:
 
 
 @pytest.fixture
-def bucket(own_servers: embedded.Servers) -> Bucket:
+def bucket(own_s3: embedded.S3) -> Bucket:
     """Of a server of its own, so that no earlier request has loaded anything for ours."""
-    s3 = own_servers.s3
-    assert s3 is not None
-    bucket = Bucket(s3.url, "everything", s3.access_key, s3.secret_key)
+    bucket = Bucket(own_s3.url, "everything", own_s3.access_key, own_s3.secret_key)
     bucket.client().create_bucket(Bucket=bucket.name)
     return bucket
 
 
-def test_the_s3_server_does_all_that_we_need_after_it_stepped_down(bucket, own_servers):
+def test_the_s3_server_does_all_that_we_need_after_it_stepped_down(bucket, own_s3):
     client, name = bucket.client(), bucket.name
     body = os.urandom(200_000)
     client.put_object(Bucket=name, Key="t/a b/ü.bin", Body=body, ContentType="video/mp4", Metadata={"sha256": "ab"})
@@ -201,4 +199,4 @@ def test_the_s3_server_does_all_that_we_need_after_it_stepped_down(bucket, own_s
     client.delete_objects(Bucket=name, Delete={"Objects": [{"Key": "big"}, {"Key": "signed"}]})
     client.delete_object(Bucket=name, Key="t/a b/ü.bin")
     assert "Contents" not in client.list_objects_v2(Bucket=name)
-    assert "Traceback" not in own_servers.data.log("s3").read_text()
+    assert "Traceback" not in own_s3.data.log("s3").read_text()

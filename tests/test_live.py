@@ -231,14 +231,14 @@ def test_an_idle_publisher_hangs_up_and_calls_again(
 @pytest.mark.fault
 def test_nobody_waits_for_a_hung_redis_and_the_newest_arrives(
     own: Settings,
-    own_servers: embedded.Servers,
+    own_valkey: embedded.Valkey,
     make_live: Callable[[Settings], Live],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     live, at, job = make_live(own), claim(), uuid.uuid4()
     live.poke(uuid.uuid4(), "default", 1)
     read(own, lambda found: len(found) == 1)
-    own_servers.valkey.pause()
+    own_valkey.pause()
     # A call that waited for Redis would need seconds, and ten thousand of them the rest of the day.
     for number in range(10_000):
         live.poke(uuid.uuid4(), "default", number)
@@ -249,7 +249,7 @@ def test_nobody_waits_for_a_hung_redis_and_the_newest_arrives(
     live.progress(at, Progress(0.9, step=10_000))
     # The thread behind does not wait for ever either: it gives the line up and says so once.
     until(lambda: "live publishing pauses" in caplog.text)
-    own_servers.valkey.resume()
+    own_valkey.resume()
 
     def newest(found: list[LiveEntry]) -> bool:
         last = {(entry.job_id, entry.data.get("step", entry.seq)) for entry in found}
@@ -265,7 +265,7 @@ def test_nobody_waits_for_a_hung_redis_and_the_newest_arrives(
 @pytest.mark.fault
 @pytest.mark.parametrize("fault", ["killed", "hung"])
 def test_a_reader_says_that_redis_is_gone(
-    own: Settings, own_servers: embedded.Servers, make_live: Callable[[Settings], Live], fault: str
+    own: Settings, own_valkey: embedded.Valkey, make_live: Callable[[Settings], Live], fault: str
 ) -> None:
     live = make_live(own)
 
@@ -275,7 +275,7 @@ def test_a_reader_says_that_redis_is_gone(
             async with asyncio.timeout(DEADLINE_S):
                 async for entry in read_live(own, connected=lambda _: live.poke(uuid.uuid4(), "default", 1)):
                     found.append(entry)
-                    own_servers.valkey.kill() if fault == "killed" else own_servers.valkey.pause()
+                    own_valkey.kill() if fault == "killed" else own_valkey.pause()
         return found
 
     try:
@@ -284,19 +284,19 @@ def test_a_reader_says_that_redis_is_gone(
             asyncio.run(last_preview(own, uuid.uuid4()))
     finally:
         if fault == "hung":
-            own_servers.valkey.resume()
+            own_valkey.resume()
 
 
 @pytest.mark.fault
 def test_after_a_restart_with_nothing_kept_reader_and_publisher_go_on(
-    own: Settings, own_servers: embedded.Servers, make_live: Callable[[Settings], Live]
+    own: Settings, own_valkey: embedded.Valkey, make_live: Callable[[Settings], Live]
 ) -> None:
     live, during, after = make_live(own), uuid.uuid4(), uuid.uuid4()
     live.poke(uuid.uuid4(), "default", 1)
     last_id = read(own, lambda found: len(found) == 1)[0].id
-    own_servers.valkey.kill()
+    own_valkey.kill()
     live.poke(during, "default", 2)
-    own_servers.valkey.restart(empty=True)
+    own_valkey.restart(empty=True)
     live.poke(after, "default", 3)
 
     found = read(own, lambda found: {during, after} <= {entry.job_id for entry in found}, last_id=last_id)
@@ -306,7 +306,7 @@ def test_after_a_restart_with_nothing_kept_reader_and_publisher_go_on(
 
 @pytest.mark.fault
 def test_a_flushed_stream_with_older_ids_is_read_from_its_beginning(
-    own: Settings, own_servers: embedded.Servers, make_live: Callable[[Settings], Live]
+    own: Settings, own_valkey: embedded.Valkey, make_live: Callable[[Settings], Live]
 ) -> None:
     job, tomorrow = uuid.uuid4(), f"{time.time_ns() // 1_000_000 + 86_400_000}-0"
     client(own).flushall()
@@ -318,7 +318,7 @@ def test_a_flushed_stream_with_older_ids_is_read_from_its_beginning(
 
 @pytest.mark.fault
 def test_a_flush_under_a_reader_loses_nothing_that_comes_later(
-    own: Settings, own_servers: embedded.Servers, make_live: Callable[[Settings], Live]
+    own: Settings, own_valkey: embedded.Valkey, make_live: Callable[[Settings], Live]
 ) -> None:
     live, first, second = make_live(own), uuid.uuid4(), uuid.uuid4()
 
@@ -377,14 +377,14 @@ def test_hints_are_heard_over_one_connection(
 @pytest.mark.fault
 def test_hints_are_heard_again_after_redis_was_killed(
     own: Settings,
-    own_servers: embedded.Servers,
+    own_valkey: embedded.Valkey,
     make_live: Callable[[Settings], Live],
     make_ear: Callable[..., HintListener],
 ) -> None:
     heard: list[uuid.UUID] = []
     assert make_ear(own, heard.append).wait_ready(DEADLINE_S)
-    own_servers.valkey.kill()
-    own_servers.valkey.restart(empty=True)
+    own_valkey.kill()
+    own_valkey.restart(empty=True)
     until(lambda: connections(own, "hints"))
     live, job = make_live(own), uuid.uuid4()
 
@@ -399,16 +399,16 @@ def test_hints_are_heard_again_after_redis_was_killed(
 @pytest.mark.fault
 def test_an_ear_that_hears_nothing_asks_and_calls_again(
     own: Settings,
-    own_servers: embedded.Servers,
+    own_valkey: embedded.Valkey,
     make_ear: Callable[..., HintListener],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(hints, "PING_S", 0.3)
     ear = make_ear(own, lambda _: None)
     assert ear.wait_ready(DEADLINE_S)
-    own_servers.valkey.pause()
+    own_valkey.pause()
     try:
         until(lambda: not ear.wait_ready(0))
     finally:
-        own_servers.valkey.resume()
+        own_valkey.resume()
     assert ear.wait_ready(DEADLINE_S)

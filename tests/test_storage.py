@@ -72,9 +72,9 @@ def real(nanio: Settings) -> Iterator[Storage]:
 
 
 @pytest.fixture
-def own(own_servers: embedded.Servers) -> Iterator[Storage]:
+def own(own_s3: embedded.S3) -> Iterator[Storage]:
     """Storage on an S3 that this test may kill."""
-    made = Storage(on(own_servers.s3, upload_retry_s=60))
+    made = Storage(on(own_s3, upload_retry_s=60))
     made.ensure_bucket()
     yield made
     made.close()
@@ -295,10 +295,10 @@ def test_a_proxy_of_the_machine_is_not_asked_about_the_machine(
 
 @pytest.mark.fault
 def test_an_s3_that_is_away_is_said_at_once_to_those_who_do_not_wait(
-    own: Storage, own_servers: embedded.Servers, tmp_path: Path
+    own: Storage, own_s3: embedded.S3, tmp_path: Path
 ) -> None:
     path, sha256 = file_of(tmp_path, 10)
-    own_servers.s3.kill()
+    own_s3.kill()
     with pytest.raises(StorageUnavailable):
         own.put_file("t/a/a/one", path, "video/mp4", sha256=sha256, retry_s=0)
     for call in (own.ping, lambda: own.head("k"), lambda: own.open("k"), lambda: own.delete(["k"])):
@@ -308,39 +308,37 @@ def test_an_s3_that_is_away_is_said_at_once_to_those_who_do_not_wait(
 
 
 @pytest.mark.fault
-def test_an_s3_that_hangs_is_away(own: Storage, own_servers: embedded.Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_s3_that_hangs_is_away(own: Storage, own_s3: embedded.S3, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "READ_TIMEOUT_S", 0.5)
     impatient = Storage(own._settings)
-    own_servers.s3.pause()
+    own_s3.pause()
     try:
         with pytest.raises(StorageUnavailable):
             impatient.head("k")
     finally:
-        own_servers.s3.resume()
+        own_s3.resume()
     assert impatient.head("k") is None
 
 
 @pytest.mark.fault
 @pytest.mark.parametrize("size", [1000, 3 * PART])
-def test_an_upload_outlives_an_s3_that_comes_back(
-    own: Storage, own_servers: embedded.Servers, tmp_path: Path, size: int
-) -> None:
+def test_an_upload_outlives_an_s3_that_comes_back(own: Storage, own_s3: embedded.S3, tmp_path: Path, size: int) -> None:
     path, sha256 = file_of(tmp_path, size)
-    server, asked_while_down = own_servers.s3, []
+    asked_while_down = []
 
     def kill(sent: int) -> None:
-        if sent < size and server.running:
-            server.kill()
+        if sent < size and own_s3.running:
+            own_s3.kill()
 
     def canceled() -> bool:
-        if not server.running:
+        if not own_s3.running:
             asked_while_down.append(True)
             if len(asked_while_down) % 3 == 0:
-                server.start()
+                own_s3.start()
         return False
 
     if size < PART:
-        server.kill()
+        own_s3.kill()
     head = own.put_file("t/a/j/1/x", path, "video/mp4", sha256=sha256, canceled=canceled, progress=kill)
 
     assert (head.size, head.sha256) == (size, sha256)
@@ -351,10 +349,10 @@ def test_an_upload_outlives_an_s3_that_comes_back(
 
 @pytest.mark.fault
 def test_a_cancel_is_heard_while_waiting_for_an_s3_that_is_away(
-    own: Storage, own_servers: embedded.Servers, tmp_path: Path
+    own: Storage, own_s3: embedded.S3, tmp_path: Path
 ) -> None:
     path, sha256 = file_of(tmp_path, 1000)
-    own_servers.s3.kill()
+    own_s3.kill()
     asked: list[bool] = []
 
     def canceled() -> bool:

@@ -20,6 +20,8 @@ from typing import Any
 _PACKAGES = ("aiofiles", "anyio", "defusedxml", "nanio", "starlette", "uvicorn")
 # Parts of the standard library that do something when imported, or that no server wants.
 _NOT_WANTED = {"antigravity", "ensurepip", "idlelib", "lib2to3", "test", "this", "tkinter", "turtle", "turtledemo"}
+# Of the packages: what starts a program, and what only their users' tests and pages have a use for.
+_NO_PARTS = {"__main__", "pytest_plugin", "templating", "testclient"}
 
 
 def load_everything() -> None:
@@ -33,7 +35,7 @@ def load_everything() -> None:
         with contextlib.suppress(ImportError):
             folders = getattr(importlib.import_module(name), "__path__", [])
             for module in pkgutil.walk_packages(folders, f"{name}.", onerror=lambda _: None):
-                if not module.name.endswith("__main__"):
+                if module.name.rpartition(".")[2] not in _NO_PARTS:
                     with contextlib.suppress(ImportError):
                         importlib.import_module(module.name)
 

@@ -86,15 +86,15 @@ def test_doorbells_never_pile_up(desk, quick, reconciler):
     assert waiting(quick) == 3
 
 
-def test_a_doorbell_that_redis_did_not_take_is_rung_as_soon_as_it_does(desk, own_servers, quick):
-    redis_url = type(quick.redis_url)(own_servers.redis_url)
+def test_a_doorbell_that_redis_did_not_take_is_rung_as_soon_as_it_does(desk, own_valkey, quick):
+    redis_url = type(quick.redis_url)(own_valkey.url)
     # No second ring comes by itself while this test lasts.
     own = Reconciler(quick.model_copy(update={"redis_url": redis_url, "doorbell_s": 3600}))
     desk.submit()
-    own_servers.valkey.stop()
+    own_valkey.stop()
     with pytest.raises(BrokerUnavailable):
         own.ring()
-    own_servers.valkey.start()
+    own_valkey.start()
     assert until(lambda: _rung(own)) == 1
     own.close()
 
