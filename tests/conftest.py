@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 from buckets import Bucket
+from only import only
 from redis_settings import settings_on
 
 from framewright import embedded
@@ -62,33 +63,26 @@ def own_servers(home: Path) -> Iterator[embedded.Servers]:
         yield running
 
 
-@contextmanager
-def _one(home: Path, **elsewhere: str | None) -> Iterator[embedded.Servers]:
-    """The server that is not elsewhere, on a data directory of its own."""
-    with embedded.start(home, elsewhere=embedded.Elsewhere(**elsewhere), durable=False) as running:
-        yield running
-
-
 @pytest.fixture
-def own_postgres(home: Path, servers: embedded.Servers) -> Iterator[embedded.Postgres]:
+def own_postgres(home: Path) -> Iterator[embedded.Postgres]:
     """One that this test may freeze, kill and restart; its database is empty."""
-    with _one(home, redis_url=servers.redis_url, s3_endpoint=servers.s3_endpoint) as running:
+    with embedded.start(home, elsewhere=only("postgres"), durable=False) as running:
         assert running.postgres is not None
         yield running.postgres
 
 
 @pytest.fixture
-def own_valkey(home: Path, servers: embedded.Servers) -> Iterator[embedded.Valkey]:
+def own_valkey(home: Path) -> Iterator[embedded.Valkey]:
     """One that this test may freeze, kill and restart."""
-    with _one(home, database_url=servers.database_url, s3_endpoint=servers.s3_endpoint) as running:
+    with embedded.start(home, elsewhere=only("valkey"), durable=False) as running:
         assert running.valkey is not None
         yield running.valkey
 
 
 @pytest.fixture
-def own_s3(home: Path, servers: embedded.Servers) -> Iterator[embedded.S3]:
+def own_s3(home: Path) -> Iterator[embedded.S3]:
     """One that this test may freeze, kill and restart; it has no bucket."""
-    with _one(home, database_url=servers.database_url, redis_url=servers.redis_url) as running:
+    with embedded.start(home, elsewhere=only("s3"), durable=False) as running:
         assert running.s3 is not None
         yield running.s3
 

@@ -12,6 +12,7 @@ import psutil
 import psycopg
 import pytest
 import redis
+from only import only
 from redis.exceptions import ConnectionError as RedisDown
 
 from framewright import embedded
@@ -110,15 +111,15 @@ def test_a_second_start_finds_its_data_its_ports_and_its_passwords(home):
 
 
 def test_a_second_start_moves_to_another_port_when_its_last_one_is_taken(home):
-    with embedded.start(home, durable=False) as first:
+    with embedded.start(home, elsewhere=only("valkey"), durable=False) as first:
         last = first.valkey.port
-    with hold(last), embedded.start(home, durable=False) as second:
+    with hold(last), embedded.start(home, elsewhere=only("valkey"), durable=False) as second:
         assert second.valkey.port != last
         assert redis.Redis.from_url(second.redis_url).ping()
 
 
-def test_committed_rows_outlive_a_killed_postgres(own_servers):
-    postgres = own_servers.postgres
+def test_committed_rows_outlive_a_killed_postgres(own_postgres):
+    postgres = own_postgres
     do(postgres.url, "CREATE TABLE kept AS SELECT 42 AS n")
     open_session = psycopg.connect(postgres.url, autocommit=True)
     postgres.kill()
@@ -132,8 +133,8 @@ def test_committed_rows_outlive_a_killed_postgres(own_servers):
 
 
 @pytest.mark.parametrize("name", ["postgres", "valkey", "s3"])
-def test_every_server_restarts_on_its_port_after_a_stop_a_kill_and_a_pause(own_servers, name):
-    server = getattr(own_servers, name)
+def test_every_server_restarts_on_its_port_after_a_stop_a_kill_and_a_pause(request, name):
+    server = request.getfixturevalue(f"own_{name}")
     port, pids = server.port, [server.pid]
     server.restart()
     pids.append(server.pid)
@@ -153,36 +154,36 @@ def test_every_server_restarts_on_its_port_after_a_stop_a_kill_and_a_pause(own_s
     assert not [pid for pid in pids[:3] if psutil.pid_exists(pid)]
 
 
-def test_valkey_keeps_its_keys_over_a_restart_and_loses_them_when_it_restarts_empty(own_servers):
-    client = redis.Redis.from_url(own_servers.redis_url)
+def test_valkey_keeps_its_keys_over_a_restart_and_loses_them_when_it_restarts_empty(own_valkey):
+    client = redis.Redis.from_url(own_valkey.url)
     client.set("a", "1")
-    own_servers.valkey.restart()
+    own_valkey.restart()
     assert client.get("a") == b"1"
-    own_servers.valkey.restart(empty=True)
+    own_valkey.restart(empty=True)
     assert client.get("a") is None
-    own_servers.valkey.kill()
+    own_valkey.kill()
     with pytest.raises(RedisDown):
-        redis.Redis.from_url(own_servers.redis_url, retry=None).ping()
+        redis.Redis.from_url(own_valkey.url, retry=None).ping()
 
 
-def test_the_append_only_file_of_a_crash_loses_its_torn_tail_only(own_servers):
-    client = redis.Redis.from_url(own_servers.redis_url)
+def test_the_append_only_file_of_a_crash_loses_its_torn_tail_only(own_valkey):
+    client = redis.Redis.from_url(own_valkey.url)
     client.set("whole", "1")
-    own_servers.valkey.kill()
-    [tail] = (own_servers.data.path / "valkey" / "appendonlydir").glob("*.incr.aof")
+    own_valkey.kill()
+    [tail] = (own_valkey.data.path / "valkey" / "appendonlydir").glob("*.incr.aof")
     with tail.open("ab") as file:
         file.write(b"*3\r\n$3\r\nSET\r\n$4\r\nto")
-    own_servers.valkey.start()
+    own_valkey.start()
     assert client.get("whole") == b"1"
 
 
-def test_an_unreadable_append_only_file_names_what_to_remove(own_servers):
-    own_servers.valkey.kill()
-    [tail] = (own_servers.data.path / "valkey" / "appendonlydir").glob("*.incr.aof")
+def test_an_unreadable_append_only_file_names_what_to_remove(own_valkey):
+    own_valkey.kill()
+    [tail] = (own_valkey.data.path / "valkey" / "appendonlydir").glob("*.incr.aof")
     with tail.open("ab") as file:
         file.write(b"*3\r\nnonsense\r\n" + b"*1\r\n$4\r\nPING\r\n" * 9)
     with pytest.raises(EmbeddedServerError, match=r"remove .*valkey .*no job is lost"):
-        own_servers.valkey.start()
+        own_valkey.start()
 
 
 def test_a_configured_address_starts_nothing(home):

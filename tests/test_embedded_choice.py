@@ -15,6 +15,7 @@ import psutil
 import psycopg
 import pytest
 import redis
+from only import only
 
 from framewright import embedded
 from framewright.embedded import binaries, default_data_dir, postgres, valkey
@@ -79,12 +80,12 @@ def test_data_of_a_postgres_that_is_not_here_names_both_ways_out(data, no_system
 
 
 def test_a_directory_of_another_postgres_is_refused_and_untouched(home, no_system):
-    with embedded.start(home, durable=False):
+    with embedded.start(home, elsewhere=only("postgres"), durable=False):
         pass
     version = home / "postgres" / "PG_VERSION"
     version.write_text("12\n")
     with pytest.raises(EmbeddedServerError, match="written by Postgres 12"):
-        embedded.start(home)
+        embedded.start(home, elsewhere=only("postgres"))
     assert (home / "postgres" / "base").is_dir()
 
 
@@ -94,23 +95,23 @@ def test_data_of_another_valkey_names_what_to_remove(data, no_system):
 
 
 def test_a_removed_valkey_directory_is_a_new_one(home):
-    with embedded.start(home, durable=False) as first:
+    with embedded.start(home, elsewhere=only("valkey"), durable=False) as first:
         first.data.keep_writer("valkey", "redis 7")
     with pytest.raises(EmbeddedServerError, match="was written by redis 7"):
-        embedded.start(home, durable=False)
+        embedded.start(home, elsewhere=only("valkey"), durable=False)
     shutil.rmtree(home / "valkey")
-    with embedded.start(home, durable=False) as again:
+    with embedded.start(home, elsewhere=only("valkey"), durable=False) as again:
         assert again.valkey.running
         assert again.data.writer("valkey") == "valkey 9"
 
 
 def test_objects_of_another_nanio_are_refused(home):
-    with embedded.start(home, durable=False):
+    with embedded.start(home, elsewhere=only("s3"), durable=False):
         pass
     with DataDir(home) as data:
         data.keep_writer("s3", "nanio 0.7")
     with pytest.raises(EmbeddedServerError, match=r"written by nanio 0\.7 .*nanio==0\.7"):
-        embedded.start(home)
+        embedded.start(home, elsewhere=only("s3"))
 
 
 def test_without_wheels_the_system_postgres_serves(data, no_wheels):
@@ -232,20 +233,20 @@ def test_a_directory_of_a_later_layout_is_refused(home):
 
 
 def test_a_damaged_secrets_file_is_an_error_and_kept(home):
-    with embedded.start(home, durable=False):
+    with embedded.start(home, elsewhere=only("valkey"), durable=False):
         pass
     (home / "secrets.json").write_text('{"postgres_pass')
     with pytest.raises(EmbeddedServerError, match=r"secrets\.json cannot be read"):
-        embedded.start(home)
+        embedded.start(home, elsewhere=only("valkey"))
     assert (home / "secrets.json").read_text() == '{"postgres_pass'
 
 
 def test_lost_secrets_are_an_error_that_names_the_file(home):
-    with embedded.start(home, durable=False):
+    with embedded.start(home, elsewhere=only("postgres"), durable=False):
         pass
     (home / "secrets.json").unlink()
     with pytest.raises(EmbeddedServerError, match=r"secrets\.json does not hold the password"):
-        embedded.start(home)
+        embedded.start(home, elsewhere=only("postgres"))
 
 
 def test_the_default_directory_is_the_platforms_for_user_data():

@@ -186,7 +186,7 @@ def _peft(state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
     """All keys in the one form that is loaded in the end; alphas and the like keep theirs."""
     if any(".lora_A." in key for key in state):
         return state
-    return convert_unet_state_dict_to_peft(dict(state))  # type: ignore[no-any-return, no-untyped-call]
+    return convert_unet_state_dict_to_peft(dict(state))  # type: ignore[no-any-return]
 
 
 def _layer(network: torch.nn.Module, path: str) -> torch.Tensor | None:

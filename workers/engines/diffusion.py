@@ -68,7 +68,7 @@ class Diffusion:
         self._prompts = PromptCache()
         # Nobody sees them move in a log.
         diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        transformers.utils.logging.disable_progress_bar()
 
     def run(self, run: Run) -> list[Output]:
         row = catalogue.named(run.model)
