@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 import uuid
@@ -20,6 +21,17 @@ from framewright import embedded
 from framewright.settings import Settings
 
 PEPPER = "pepper-of-the-tests-0123456789abcdef"
+
+
+def pytest_configure() -> None:
+    # The libraries are a million objects, none of them garbage, and looking among them again and again takes minutes.
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -20,6 +20,8 @@ from framewright.embedded import ports
 from framewright.embedded.datadir import DataDir
 from framewright.errors import EmbeddedServerError
 
+pytestmark = pytest.mark.fault
+
 
 def answer(url: str, question: str) -> object:
     with psycopg.connect(url, autocommit=True) as connection:

@@ -20,6 +20,8 @@ from framewright import embedded
 from framewright.embedded.datadir import DataDir
 from framewright.errors import EmbeddedServerError
 
+pytestmark = pytest.mark.fault
+
 
 def living(pids: dict[str, int]) -> dict[str, int]:
     return {name: pid for name, pid in pids.items() if psutil.pid_exists(pid) and not _zombie(pid)}

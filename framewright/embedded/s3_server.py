@@ -18,8 +18,14 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("aiofiles", "anyio", "defusedxml", "nanio", "starlette", "uvicorn")
-# Parts of the standard library that do something when imported, or that no server wants.
-_NOT_WANTED = {"antigravity", "ensurepip", "idlelib", "lib2to3", "test", "this", "tkinter", "turtle", "turtledemo"}
+# Parts of the standard library that do something when imported, or that no server wants: the tools of those who write
+# programs, windows and terminals, databases, and what asks servers of other kinds.
+_NOT_WANTED = {
+    *("antigravity", "ensurepip", "idlelib", "lib2to3", "test", "this", "tkinter", "turtle", "turtledemo"),
+    *("cProfile", "distutils", "doctest", "pdb", "profile", "pstats", "pyclbr", "pydoc", "pydoc_data", "tabnanny"),
+    *("timeit", "trace", "unittest", "venv", "zipapp", "cmd", "code", "curses", "webbrowser", "dbm", "sqlite3"),
+    *("ftplib", "imaplib", "mailbox", "nntplib", "poplib", "smtplib", "telnetlib", "wsgiref", "xmlrpc", "cgi", "cgitb"),
+}
 # Of the packages: what starts a program, and what only their users' tests and pages have a use for.
 _NO_PARTS = {"__main__", "pytest_plugin", "templating", "testclient"}
 

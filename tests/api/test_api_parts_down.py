@@ -14,6 +14,8 @@ from waiting import until
 from framewright.database import migrate
 from framewright.embedded import Servers
 
+pytestmark = pytest.mark.fault
+
 # Of every request here. Each must answer well within it, whatever is frozen.
 PATIENCE_S = 10
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 import os
 from typing import TYPE_CHECKING
@@ -28,12 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # Upstream's own, about numpy 2 and about autocast on a CPU.
     config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning:diffusers")
     config.addinivalue_line("filterwarnings", "ignore:In CPU autocast:UserWarning")
-
-
-def pytest_collection_finish() -> None:
-    # The libraries are a million objects, none of them garbage, and looking among them again and again takes minutes.
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

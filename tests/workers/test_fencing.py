@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from desk import TENANT, supervised
 from waiting import until
 
@@ -13,6 +14,8 @@ from framewright import lifecycle
 from framewright.events import Live
 from framewright.jobs import Outcome
 from workers.janitor import Janitor
+
+pytestmark = pytest.mark.fault
 
 
 def shown(desk, job_id, step: int) -> None:

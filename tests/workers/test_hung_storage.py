@@ -20,6 +20,8 @@ from framewright.settings import Settings
 from framewright.storage import Storage
 from workers.janitor import Janitor
 
+pytestmark = pytest.mark.fault
+
 ROOT = Path(__file__).parents[2]
 
 

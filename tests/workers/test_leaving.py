@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from desk import TENANT, supervised
 from waiting import until
 
 from framewright import lifecycle, store
+
+pytestmark = pytest.mark.fault
 
 
 def test_a_draining_worker_gives_its_step_back_and_another_goes_on_from_the_checkpoint(desk, quick, tmp_path):

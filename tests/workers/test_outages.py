@@ -16,6 +16,8 @@ from framewright.jobs import Outcome
 from framewright.settings import Settings
 from framewright.storage import Storage
 
+pytestmark = pytest.mark.fault
+
 
 @pytest.fixture(scope="module")
 def own_servers(data_home):

@@ -21,6 +21,8 @@ from framewright import ids, lifecycle, store
 from framewright.doorbells import Ringer
 from framewright.jobs import Outcome
 
+pytestmark = pytest.mark.fault
+
 ROOT = Path(__file__).parents[2]
 
 
