@@ -110,8 +110,8 @@ class House:
         return until(lambda: self._if(job, lambda one: one["status"] == "running"), deadline_s)
 
     def in_phase(self, job: str, phase: str, deadline_s: float = 60) -> dict[str, Any]:
-        """The job as soon as it is seen in that phase."""
-        return until(lambda: self._if(job, lambda one: one["phase"] == phase), deadline_s)
+        """The job as soon as it is seen in that phase, which may be short."""
+        return until(lambda: self._if(job, lambda one: one["phase"] == phase), deadline_s, every_s=0.02)
 
     def progressed(self, job: str, fraction: float, deadline_s: float = 60) -> dict[str, Any]:
         """The job as soon as that fraction of it is done."""

@@ -95,7 +95,7 @@ def test_while_ffmpeg_hangs(house: House) -> None:
 def test_while_checking(house: House, frozen: bool) -> None:
     """So many frames that they take a while to decode; the runner hears of it between two, or is killed."""
     runner = house.runner_of("worker")
-    job = house.submit(frames=600, steps=1, size="640x480")
+    job = house.submit(frames=2000, steps=1, size="480x360")
     house.in_phase(job, "checking", deadline_s=150)
     if frozen:
         runner.suspend()
