@@ -7,6 +7,7 @@ everything first, shuts itself in its directory (chroot), and only then steps do
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import json
 import os
@@ -17,6 +18,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+_SLOW_S = 20.0
 _PACKAGES = ("aiofiles", "anyio", "defusedxml", "nanio", "starlette", "uvicorn")
 # Parts of the standard library that do something when imported, or that no server wants: the tools of those who write
 # programs, windows and terminals, databases, and what asks servers of other kinds.
@@ -64,7 +66,8 @@ def step_down(objects: Path, uid: int, gid: int) -> Path:
 
 
 def main() -> int:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM. A start that hangs writes where it hangs into the log."""
+    faulthandler.dump_traceback_later(_SLOW_S)
     import uvicorn
     from nanio.app import build_app
     from nanio.auth.credentials import StaticCredentialResolver
@@ -95,7 +98,13 @@ def main() -> int:
     config = uvicorn.Config(
         app, access_log=False, log_level="warning", lifespan="off", ws="none", timeout_graceful_shutdown=5
     )
-    uvicorn.Server(config).run(sockets=[listener])
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            faulthandler.cancel_dump_traceback_later()
+
+    Server(config).run(sockets=[listener])
     return 0
 
 
