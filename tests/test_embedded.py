@@ -16,7 +16,7 @@ from only import only
 from redis.exceptions import ConnectionError as RedisDown
 
 from framewright import embedded
-from framewright.embedded import ports
+from framewright.embedded import ports, server
 from framewright.embedded.datadir import DataDir
 from framewright.errors import EmbeddedServerError
 
@@ -186,6 +186,14 @@ def test_an_unreadable_append_only_file_names_what_to_remove(own_valkey):
         file.write(b"*3\r\nnonsense\r\n" + b"*1\r\n$4\r\nPING\r\n" * 9)
     with pytest.raises(EmbeddedServerError, match=r"remove .*valkey .*no job is lost"):
         own_valkey.start()
+
+
+def test_a_server_that_stays_silent_is_ended_and_what_its_process_did_is_told(own_valkey, monkeypatch):
+    monkeypatch.setattr(server, "_READY_S", 1.0)
+    own_valkey.pause()
+    with pytest.raises(EmbeddedServerError, match=r"valkey did not answer within 1 s \(its process is stopped\)"):
+        own_valkey._await_ready(own_valkey._child)
+    assert not own_valkey.running
 
 
 def test_a_configured_address_starts_nothing(home):

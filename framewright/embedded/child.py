@@ -74,6 +74,14 @@ class Child:
         """None while it runs; negative is the signal that ended it."""
         return self._popen.poll()
 
+    @property
+    def state(self) -> str:
+        """What the system says of it: `running`, `sleeping`, `stopped`, `disk-sleep`, or `gone`."""
+        try:
+            return str(psutil.Process(self.pid).status())
+        except psutil.NoSuchProcess:
+            return "gone"
+
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for its end; raises `subprocess.TimeoutExpired`."""
         return self._popen.wait(timeout_s)

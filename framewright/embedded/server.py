@@ -111,9 +111,11 @@ class Server(Kept):
             if self._answers():
                 return True
             if time.monotonic() > deadline:
+                state = child.state
                 child.kill()
                 raise EmbeddedServerError(
-                    f"{self.name} did not answer within {_READY_S:.0f} s; its log {child.log} ends:\n{child.tail()}"
+                    f"{self.name} did not answer within {_READY_S:.0f} s (its process is {state}); "
+                    f"its log {child.log} ends:\n{child.tail()}"
                 )
             time.sleep(_POLL_S)
 
