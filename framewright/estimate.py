@@ -84,7 +84,9 @@ def _of_step(
     if len(runs) >= ALIKE:
         return _measured(sorted(_as_this(step, facts, run) for run in runs))
     around = AROUND_S + _after_s(step.work)
-    rates = [rate for worker in workers if worker.able(step.queue, step.engine) and (rate := _rate(worker, facts))]
+    rates = [
+        flops_s for worker in workers if worker.able(step.queue, step.engine) and (flops_s := _rate(worker, facts))
+    ]
     if rates:
         denoise = effort(facts, step.params).flops / max(rates)
         return _Seconds(around + denoise, (around + denoise) * SPREAD, "flops")
@@ -132,5 +134,9 @@ def _gpu(worker: WorkerRow) -> str | None:
 
 def _rate(worker: WorkerRow, facts: Diffusion) -> float | None:
     gpu = _gpu(worker)
-    floats = facts.dtypes.get("transformer", facts.dtypes["default"])
-    return None if gpu is None else devices.rate(gpu, floats)
+    return None if gpu is None else rate(gpu, facts)
+
+
+def rate(gpu: str, facts: Diffusion) -> float | None:
+    """FLOP/s that the denoiser of a model is likely to reach on a GPU of this name; None for one not listed."""
+    return devices.rate(gpu, facts.dtypes.get("transformer", facts.dtypes["default"]))

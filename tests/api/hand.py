@@ -9,11 +9,12 @@ from typing import Any, Self
 from framewright import lifecycle
 from framewright.database import Database
 from framewright.events import Live
-from framewright.jobs import Artifact, Claim, Outcome, Progress
+from framewright.jobs import Artifact, Claim, Eta, Outcome, Progress
 from framewright.settings import Settings
 from framewright.storage import Storage, output_key
 
 FILE = bytes(range(256)) * 40
+ETA = Eta(6.0, 7.5, "measured")
 
 
 class Hand:
@@ -41,7 +42,7 @@ class Hand:
         return found
 
     def progress(self, claim: Claim, fraction: float) -> None:
-        progress = Progress(fraction, "rendering", frames_done=int(fraction * 100), frames_total=100)
+        progress = Progress(fraction, "rendering", frames_done=int(fraction * 100), frames_total=100, eta=ETA)
         if self.live:
             self.live.progress(claim, progress)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hand import Hand
+from hand import ETA, Hand
 from service import Api, animate
 from waiting import until
 
@@ -54,7 +54,10 @@ def test_a_job_is_followed_from_its_first_event_to_its_last(
             elif message["event"] == "step_started":
                 hand.progress(claim, 0.5)
             elif message["event"] == "progress" and message["data"]["data"]["fraction"] == 0.5:
+                told = client.get(job["links"]["self"]).json()
+                assert told["eta"] == message["data"]["data"]["eta"] == ETA.as_json()
                 hand.complete(claim, tmp_path)
+    assert client.get(job["links"]["self"]).json()["eta"] is None
     durable = [message for message in seen if message["id"]]
     assert [int(message["id"]) for message in durable] == list(range(1, len(durable) + 1))
     assert [message["event"] for message in durable] == ["queued", "step_started", "step_succeeded", "succeeded"]

@@ -10,10 +10,9 @@ from typing import Any, Final
 
 import torch
 
-from framewright import devices
 from framewright.catalogue.effort import effort
 from framewright.errors import Yielded
-from framewright.estimate import SPREAD
+from framewright.estimate import SPREAD, rate
 from framewright.jobs import Eta, Phase, Progress
 from framewright.params import parse_size
 from workers.diffusion import binding, previews
@@ -134,9 +133,10 @@ class Watch:
 
     def _reckoned(self) -> Each | None:
         """A step of the last pass as the GPU's maker and the size of the model have it; None for one not listed."""
-        floats = self._loaded.facts.dtypes.get("transformer", self._loaded.facts.dtypes["default"])
-        rate = devices.rate(binding.device_name(self._loaded.device), floats)
-        return None if rate is None else Each(self._effort.step / rate, SPREAD * self._effort.step / rate, "flops")
+        flops_s = rate(binding.device_name(self._loaded.device), self._loaded.facts)
+        if flops_s is None:
+            return None
+        return Each(self._effort.step / flops_s, SPREAD * self._effort.step / flops_s, "flops")
 
     def _keep(self, reached: Reached) -> None:
         """A checkpoint that the disk does not take costs work later, never the step."""
