@@ -106,6 +106,7 @@ class Parts:
     verifying: Lane
     prepared: threading.Event = field(default_factory=threading.Event)
     closing: threading.Event = field(default_factory=threading.Event)
+    bucket_s: float = BUCKET_S
 
     def fleet(self, role: str = "worker") -> list[WorkerRow]:
         """Those who said they are there lately: workers, or with `reconciler` the ones that keep order."""
@@ -129,7 +130,7 @@ class Parts:
         )
         bucket.start()
         # Or the first upload would find no bucket; an S3 that is away or hangs keeps nobody out for longer.
-        bucket.join(BUCKET_S)
+        bucket.join(self.bucket_s)
         self.prepared.set()
         self.storage_watch.start()
 

@@ -162,7 +162,8 @@ def test_the_bucket_is_there_before_anybody_is_told_to_come(make_settings: Calla
             super().set()
 
     prepared = Noting()
-    made = replace(parts.build(settings, Metrics()), prepared=prepared)
+    # Long enough for an S3 on a machine that has much else to do.
+    made = replace(parts.build(settings, Metrics()), prepared=prepared, bucket_s=60)
     made.prepare()
     asyncio.run(made.close())
     assert prepared.bucket_is_there
