@@ -25,6 +25,7 @@ from framewright.database import Database, migration_state
 from framewright.embedded import DataDir, postgres, valkey
 from framewright.embedded.binaries import Program
 from framewright.errors import FramewrightError
+from framewright.installing import extra
 from framewright.models.home import Home
 from framewright.models.home import State as OnDisk
 from framewright.provenance.trial import tried
@@ -35,7 +36,6 @@ GB = 1_000_000_000
 LEAST_FREE, ENOUGH_FREE = GB // 2, 5 * GB
 SKEW_S = 2.0
 ENDS_SOON_DAYS = 30
-INSTALL = "pip install 'framewright[embedded]'"
 
 # Asked in a process of its own: it is the worker's code that decides, and the room does not import a door.
 _ASK_MEDIA = """
@@ -194,14 +194,14 @@ def signing() -> Finding:
 def embedded(data: Path, configured: Configured) -> Iterator[Finding]:
     """The programs behind `framewright up`, for each server that the environment does not name."""
     if not configured.database_url:
-        yield _attempt("postgres", INSTALL, lambda: _program(postgres.find(DataDir(data), None)))
+        yield _attempt("postgres", extra("embedded"), lambda: _program(postgres.find(DataDir(data), None)))
     if not configured.redis_url:
-        yield _attempt("valkey", INSTALL, lambda: _program(valkey.find(DataDir(data), None)))
+        yield _attempt("valkey", extra("embedded"), lambda: _program(valkey.find(DataDir(data), None)))
     if not configured.s3_endpoint:
         if importlib.util.find_spec("nanio"):
             yield Finding("s3", State.OK, "nanio")
         else:
-            yield Finding("s3", State.MISSING, "the nanio wheel is not installed", INSTALL)
+            yield Finding("s3", State.MISSING, "the nanio wheel is not installed", extra("embedded"))
 
 
 def models() -> Finding:

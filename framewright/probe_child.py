@@ -1,19 +1,19 @@
 """The child of `framewright.probe`: looks at the file on its stdin, prints what it is as JSON, and can do nothing else.
 
-Once its decoders are imported it may use 1.5 GB of address space and 20 s of CPU, write no file, and open no further
-descriptor, be it a file or a socket. So a decoder that is taken over by what it reads has nothing to reach.
+Once its decoders are imported it is confined (`framewright.confined`), to 1.5 GB of address space and 20 s of CPU. So a
+decoder that is taken over by what it reads has nothing to reach.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import resource
 import sys
 from fractions import Fraction
 from typing import IO, TYPE_CHECKING, Any, BinaryIO
 
 from framewright import sounds
+from framewright.confined import confine
 from framewright.errors import UnsupportedMedia, WeightsRefused
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ SOUNDS = {"wav": "audio/wav", "flac": "audio/flac", "mp3": "audio/mpeg", "ogg": 
 def main() -> None:
     family, max_pixels = sys.argv[1], int(sys.argv[2])
     look = _loaded(family)
-    _lock()
+    confine(memory=MEMORY, cpu_s=CPU_S, file_bytes=0)
     try:
         facts = look(sys.stdin.buffer, max_pixels)
     except UnsupportedMedia as error:
@@ -51,22 +51,6 @@ def _loaded(family: str) -> Any:
             return _load_weights()
         case _:
             return _load_sound(family) if family in SOUNDS else _load_video(family)
-
-
-def _lock() -> None:
-    limits = {
-        resource.RLIMIT_AS: MEMORY,
-        resource.RLIMIT_CPU: CPU_S,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_NOFILE: 3,
-    }
-    for kind, value in limits.items():
-        try:
-            resource.setrlimit(kind, (value, value))
-        except (ValueError, OSError):
-            if kind is not resource.RLIMIT_AS:  # macOS refuses some address-space limits
-                raise
 
 
 def _load_image() -> Any:

